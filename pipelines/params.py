@@ -1,0 +1,206 @@
+"""params.yaml as checked models: an unknown key or a wrong type is refused before anything runs, all errors at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipelines.errors import UsageError
+
+DEFAULT = Path(__file__).parents[1] / "params.yaml"
+
+Range = tuple[float, float]
+Shots = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml. Unknown keys are errors: a typo must not become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SiteRule(Section):
+    """Where a case's site comes from: the same word for all, or the name of a folder of the source path."""
+
+    constant: str | None = None
+    folder: int | None = Field(None, description="which part of the path below the source, 0 is the first")
+
+    @model_validator(mode="after")
+    def _one_of(self):
+        if (self.constant is None) == (self.folder is None):
+            raise ValueError("give exactly one of 'constant' and 'folder'")
+        return self
+
+
+class Label(Section):
+    """A target class and the segments of the source that make it."""
+
+    name: str
+    segments: list[str] = Field(min_length=1)
+    text: str = Field(description="how a radiologist would name it, for the prompts")
+
+
+class Cohort(Section):
+    """A named data set made of sites."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    source: str = Field(description="folder or zip with DICOM, NIfTI or BIDS")
+    site: SiteRule
+    disease: str = Field(description="for the prompts, for example 'glioma'")
+    labels: list[Label] = Field(min_length=1)
+    split_by: Literal["subject", "session"] = "subject"
+    caveat: str = Field("", description="printed wherever results of this cohort are shown")
+    pseudonym_key: str = Field("", description="file with the key of the pseudonyms; empty: the user's own, made at the first run")
+
+
+class ModalitySpec(Section):
+    """How a modality is named in BIDS and in text."""
+
+    datatype: str
+    suffix: str
+    entities: dict[str, str] = {}
+    text: list[str] = Field(min_length=1, description="names a radiologist uses")
+
+
+class Rule(Section):
+    """One header rule; a series that satisfies every condition given is `modality` (or a label with segment `label`). First match wins."""
+
+    name: str
+    modality: str | None = None
+    label: str | None = None
+    skip: str | None = Field(None, description="reason why such a series is not wanted")
+    description: str | None = Field(None, description="regular expression searched in SeriesDescription, case ignored")
+    dicom_modality: list[str] | None = None
+    sop_class: list[str] | None = Field(None, description="names as pydicom spells them, for example 'MR Image Storage'")
+    contrast_agent: bool | None = None
+    tr_ms: Range | None = None
+    te_ms: Range | None = None
+    ti_ms: Range | None = None
+
+    @model_validator(mode="after")
+    def _one_outcome(self):
+        if sum(value is not None for value in (self.modality, self.label, self.skip)) != 1:
+            raise ValueError("give exactly one of 'modality', 'label' and 'skip'")
+        return self
+
+
+class Simulate(Section):
+    """The phantom cohort."""
+
+    seed: int
+    subjects_per_site: int = Field(ge=1)
+    missing_fraction: float = Field(ge=0, lt=1, description="share of subjects that lack one modality (never FLAIR)")
+
+
+class Ingest(Section):
+    modalities: dict[str, ModalitySpec]
+    rules: list[Rule]
+
+    @model_validator(mode="after")
+    def _known_modalities(self):
+        for rule in self.rules:
+            if rule.modality is not None and rule.modality not in self.modalities:
+                raise ValueError(f"rule {rule.name!r} names modality {rule.modality!r}, which ingest.modalities does not have")
+        return self
+
+
+class Resample(Section):
+    reference: list[str] = Field(min_length=1, description="the first of these that a case has gives its grid")
+    in_plane_mm: float = Field(gt=0)
+    slice_mm: float | None = Field(None, gt=0, description="null: the reference's own, thick slices stay thick")
+    register_frames: bool = Field(True, description="rigid mutual-information registration where frames of reference differ")
+
+
+class Prompts(Section):
+    templates: dict[str, list[str]] = Field(description="class kind (label | healthy | outside) -> templates")
+
+
+class Embed(Section):
+    backbone: str
+    jobs: int = 1
+
+
+class Protocol(Section):
+    """How cases are drawn, shared by every experiment so that they are compared on the same draws."""
+
+    kind: Literal["within"] = "within"
+    sites: list[str] | Literal["all"] = "all"
+    seeds: list[int] = Field(min_length=1)
+    calibration_cases: int = Field(ge=0)
+    min_query_cases: int = Field(1, ge=1)
+
+
+class Experiment(Section):
+    system: str
+    shots: Shots
+    params: dict = {}
+
+
+class Evaluate(Section):
+    ece_bins: int = Field(15, ge=2)
+    band_mm: float = Field(gt=0, description="how far the foreground band reaches beyond truth and prediction")
+    nsd_tolerance_mm: float = Field(2.0, gt=0)
+    bootstrap: int = Field(ge=100)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    headline: str = Field(description="system that the others are compared with")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    root: str = Field(".", description="the project's folder, seen from this file's (for dvc.yaml)")
+    file: str = Field("params.yaml", description="this file, seen from the project's folder (for dvc.yaml)")
+    cohort: Cohort
+    simulate: Simulate
+    ingest: Ingest
+    resample: Resample
+    prompts: Prompts
+    embed: Embed
+    protocol: Protocol
+    experiments: dict[str, Experiment]
+    evaluate: Evaluate
+
+    @field_validator("experiments")
+    @classmethod
+    def _systems_exist(cls, experiments: dict[str, Experiment]) -> dict[str, Experiment]:
+        from pipelines.systems import params_model
+
+        for name, experiment in experiments.items():
+            try:
+                params_model(experiment.system)(**experiment.params)
+            except UsageError as error:
+                raise ValueError(f"experiment {name!r}: {error}") from None
+            except ValidationError as error:
+                raise ValueError(f"experiment {name!r}: {'; '.join(explain(error))}") from None
+        return experiments
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Each problem of a pydantic error as 'dotted.key: what is wrong (got value)'."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "(top)"
+        hint = "; this key does not exist, look for a typo" if problem["type"] == "extra_forbidden" else ""
+        value = problem["input"] if isinstance(problem["input"], (str, int, float, bool, type(None))) else type(problem["input"]).__name__
+        lines.append(f"{where}: {problem['msg']} (got {value!r}{hint})")
+    return lines
+
+
+def load_params(path: Path | None = None) -> Params:
+    """Read and check params.yaml (`path`, else the project's own). Every problem is named in one error."""
+    path = Path(path) if path else DEFAULT
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; give --params a params.yaml (the project's own is {DEFAULT.name} at its top)")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no sections; compare it with the project's own params.yaml")
+    try:
+        return Params(**content)
+    except ValidationError as error:
+        raise UsageError(f"{path} has {error.error_count()} problem(s): " + " | ".join(explain(error))) from None

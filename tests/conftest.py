@@ -1,0 +1,19 @@
+"""What tests share: where real images may lie, and fixtures that several folders use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images, or a skip with the reason."""
+    folder = Path(os.environ.get("SEMIFLOW_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder.name}/ (set SEMIFLOW_DATA to a folder that holds them)")
+    return folder
