@@ -1,0 +1,73 @@
+# Two commands matter: `make reproduce` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+COHORT ?=
+PREFECT_PORT ?= 4200
+MLFLOW_PORT ?= 5000
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PREFECT_PORT MLFLOW_PORT
+# Nobody is told what runs here.
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_OFFLINE := 1
+
+READY := .venv/.ready
+
+.PHONY: help setup reproduce test lint format pretrain up down status clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'COHORT=<name>   with reproduce: a cohort of conf/cohort/ (real images are looked for in $$SEMIFLOW_DATA, default ../shared/data)'
+	@echo 'PREFECT_PORT=$(PREFECT_PORT) MLFLOW_PORT=$(MLFLOW_PORT)   with up: where to listen, on this machine only'
+
+setup: $(READY)  ## the virtual environment, from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	.venv/bin/python -m pip check
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+reproduce: $(READY)  ## everything from images to a logged model, then the results table
+ifeq ($(filter-out phantom,$(COHORT)),)
+	dvc repro
+else
+	python -m tasks.lay_out $(COHORT)
+	dvc repro cohorts/$(COHORT)/dvc.yaml
+	dvc repro --single-item report record
+endif
+	@python -m pipelines.report.table
+
+test: $(READY) lint  ## everything CI runs
+	python -m pytest
+
+lint: $(READY)  ## ruff and the import contracts
+	ruff check .
+	lint-imports
+
+format: $(READY)  ## what ruff can fix by itself
+	ruff check --fix .
+
+pretrain: $(READY)  ## train the embedded backbone again (hours; changes models/atlas)
+	python -m pipelines.backbones.atlas.pretrain --out models/atlas
+	dvc commit --force models/atlas/dvc.yaml
+
+up: $(READY)  ## Prefect server, MLflow UI and the served flows, on this machine only
+	python -m tasks.services up
+
+down: $(READY)  ## stop what `up` started
+	python -m tasks.services down
+
+status: $(READY)  ## what of `up` is running
+	python -m tasks.services status
+
+clean:  ## remove what runs made (data/, reports/, cohorts/, stores), not the environment
+	rm -rf data reports cohorts mlruns .prefect .run dvc.lock .dvc/cache .dvc/tmp
