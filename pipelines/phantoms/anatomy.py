@@ -7,6 +7,7 @@ is grown by fast marching: quick along white matter, slow in grey matter, stoppe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -60,8 +61,8 @@ class Head:
 def head(rng: np.random.Generator, spacing_mm: float = 1.5) -> Head:
     """A random healthy head: anatomy of its own, the same label classes as every other."""
     fields, affine = _warped_template(rng, spacing_mm)
-    grey, white, outside, eye, face, airway, sinus = fields
-    shape = grey.shape
+    _, _, outside, eye, face, airway, sinus = fields
+    shape = outside.shape
 
     def noise(scale_mm: float) -> np.ndarray:
         return smooth_noise(rng, shape, spacing_mm, scale_mm)
@@ -82,7 +83,7 @@ def head(rng: np.random.Generator, spacing_mm: float = 1.5) -> Head:
     labels[(depth > 0.33) & (depth < 0.67 + 0.1 * noise(10)) & (skull_mm > 5)] = Tissue.MARROW
     labels[(outside < bone_from) & (outside > -30)] = Tissue.CSF
     labels[(sinus < 1) & (outside < bone_from + 2) & (outside > -1)] = Tissue.VESSEL
-    labels[outside <= 0] = _brain(grey, white, outside, rng, noise)[outside <= 0]
+    labels[outside <= 0] = _brain(fields, rng.uniform(-0.04, 0.12), noise)[outside <= 0]
     return Head(_with_gliosis(labels, rng, spacing_mm), affine)
 
 
@@ -102,12 +103,12 @@ def lesion(healthy: Head, rng: np.random.Generator, volume_ml: tuple[float, floa
     def roughness(scale_mm: float) -> np.ndarray:
         return smooth_noise(rng, local.shape, spacing, scale_mm)
 
-    core_speed = _speed(local, {Tissue.WHITE: 1.0, Tissue.GLIOSIS: 1.0, Tissue.GREY: 0.7}) * np.exp(0.35 * roughness(12) + 0.15 * roughness(5))
-    core = _earliest(_arrival(core_speed, [seed], spacing), core_ml / voxel_ml)
+    core_speed = _speed(local, {Tissue.WHITE: 1.0, Tissue.GLIOSIS: 1.0, Tissue.GREY: 0.7}) * np.exp(0.5 * roughness(14) + 0.25 * roughness(6))
+    core = _earliest(_arrival(core_speed, [seed], spacing, until=80), core_ml / voxel_ml)
     core = ndimage.binary_opening(core, iterations=1) | (core & ndimage.binary_dilation(core, iterations=1) & (local == Tissue.WHITE))
-    spread_speed = _speed(local, {Tissue.WHITE: 1.0, Tissue.GLIOSIS: 1.0, Tissue.GREY: 0.18}) * np.exp(0.45 * roughness(18) + 0.2 * roughness(6))
+    spread_speed = _speed(local, {Tissue.WHITE: 1.0, Tissue.GLIOSIS: 1.0, Tissue.GREY: 0.18}) * np.exp(0.6 * roughness(15) + 0.5 * roughness(6))
     border = core & ~ndimage.binary_erosion(core)
-    arrival = _arrival(np.where(core, 1.0, spread_speed), np.argwhere(border), spacing)
+    arrival = _arrival(np.where(core, 1.0, spread_speed), np.argwhere(border), spacing, until=160) * (1 + 0.15 * roughness(5))
     whole = _earliest(np.where(core, 0.0, arrival), total_ml / voxel_ml)
     depth = ndimage.distance_transform_edt(core, sampling=spacing)
     rim_mm = rng.uniform(2.0, 6.0) * np.exp(0.4 * roughness(10))
@@ -119,9 +120,9 @@ def lesion(healthy: Head, rng: np.random.Generator, volume_ml: tuple[float, floa
     return result
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: float, scale_mm: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], spacing_mm: float | tuple[float, ...], scale_mm: float) -> np.ndarray:
     """A smooth random field, mean 0 and standard deviation about 1, whose features are about `scale_mm` wide (float32)."""
-    bases = [_spline_basis(n, round(spacing_mm, 4), scale_mm) for n in shape]
+    bases = [_spline_basis(n, round(float(mm), 4), scale_mm) for n, mm in zip(shape, np.broadcast_to(spacing_mm, len(shape)), strict=True)]
     field = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
     for basis in bases:  # contracts the first axis and appends it as the last, so three rounds restore the order
         field = np.tensordot(field, basis, axes=(0, 1))
@@ -153,13 +154,17 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
     affine[:3, 3] -= 3 * 2.0
     grey, white = np.pad(grey, pad), np.pad(white, pad)
     grey[..., :3], white[..., :3] = grey[..., 3:4], white[..., 3:4]  # the maps end inside the brain stem: let it go on
-    hull = ndimage.binary_closing(np.pad(grey + white > 0.3, 12), iterations=7)[12:-12, 12:-12, 12:-12]
+    tissue = grey + white  # an average brain: sharpening brings back sulci that averaging has filled
+    grey += np.minimum(1.3 * (tissue - ndimage.gaussian_filter(tissue, 2.0)), 0) * (tissue > 0.3)
+    hull = ndimage.binary_closing(np.pad(tissue > 0.3, 12), iterations=7)[12:-12, 12:-12, 12:-12]
     hull = ndimage.binary_opening(ndimage.binary_fill_holes(hull), iterations=1)
     outside = ndimage.distance_transform_edt(~hull, sampling=2.0) - ndimage.distance_transform_edt(hull, sampling=2.0)
     index = np.indices(grey.shape, dtype=np.float32)
     x, y, z = (index[i] * np.float32(2.0) + np.float32(affine[i, 3]) for i in range(3))
-    eye = np.sqrt((np.abs(x) - 32) ** 2 + (y - 62) ** 2 + (z + 42) ** 2) / 12
-    face = (np.sqrt((x / 66) ** 2 + ((y - 10) / 82) ** 2 + ((z + 70) / 52) ** 2) - 1) * 60
+    eye = np.sqrt((np.abs(x) - 32) ** 2 + (y - 58) ** 2 + (z + 40) ** 2) / 12
+    face = (np.sqrt((x / 66) ** 2 + ((y - 4) / 80) ** 2 + ((z + 70) / 52) ** 2) - 1) * 60
+    forehead = (np.sqrt((x / 56) ** 2 + ((y - 30) / 50) ** 2 + ((z + 38) / 34) ** 2) - 1) * 45
+    face = np.minimum(face, forehead)
     nose = (np.sqrt((x / 14) ** 2 + ((y - 62) / 26) ** 2 + ((z + 62) / 24) ** 2) - 1) * 15
     mastoid = (np.sqrt(((np.abs(x) - 52) / 10) ** 2 + ((y + 26) / 14) ** 2 + ((z + 50) / 14) ** 2) - 1) * 10
     frontal = (np.sqrt(((np.abs(x) - 8) / 9) ** 2 + ((y - 76) / 6) ** 2 + ((z + 16) / 9) ** 2) - 1) * 7
@@ -179,21 +184,23 @@ def _warped_template(rng: np.random.Generator, spacing_mm: float) -> tuple[np.nd
     to_template = np.linalg.inv(template_affine)
     matrix = to_template[:3, :3] @ linear @ affine[:3, :3]
     offset = to_template[:3, :3] @ (linear @ affine[:3, 3]) + to_template[:3, 3]
-    where = np.einsum("ij,jxyz->ixyz", matrix.astype(np.float32), np.indices(shape, dtype=np.float32)) + offset[:, None, None, None].astype(np.float32)
+    where = np.einsum("ij,jxyz->ixyz", matrix.astype(np.float32), np.indices(shape, dtype=np.float32))
+    where += offset[:, None, None, None].astype(np.float32)
     for axis in range(3):
         bend_mm = 3.0 * smooth_noise(rng, shape, spacing_mm, 45) + 1.0 * smooth_noise(rng, shape, spacing_mm, 20)
         where[axis] += bend_mm * np.float32(to_template[axis, axis])
     return np.stack([ndimage.map_coordinates(field, where, order=1, mode="nearest") for field in fields]), affine
 
 
-def _brain(grey: np.ndarray, white: np.ndarray, outside: np.ndarray, rng: np.random.Generator, noise) -> np.ndarray:
+def _brain(fields: np.ndarray, atrophy: float, noise: Callable[[float], np.ndarray]) -> np.ndarray:
     """Grey, white, CSF or ventricle for every voxel; sulci and the width of the ventricles vary by subject."""
-    atrophy = rng.uniform(-0.08, 0.1)
-    ragged = 0.10 * noise(5) + 0.05 * noise(9)
+    grey, white, outside, *_, sinus = fields
+    ragged = 0.08 * noise(5) + 0.06 * noise(9)
     csf = 1 - grey - white + atrophy + ragged
     result = np.where(white + 0.04 * noise(6) > grey, Tissue.WHITE, Tissue.GREY).astype(np.uint8)
     inner = outside < -16
-    result[csf > np.where(white > grey, 0.62, 0.48)] = Tissue.CSF
+    result[csf > np.where(white > grey, 0.62, 0.45)] = Tissue.CSF
+    result[(sinus < 0.3) & (white < 0.4) & (outside > -40)] = Tissue.CSF  # between the hemispheres
     result[(result == Tissue.CSF) & inner] = Tissue.VENTRICLE
     return result
 
@@ -230,15 +237,15 @@ def _speed(labels: np.ndarray, speeds: dict[Tissue, float]) -> np.ndarray:
     return table[labels]
 
 
-def _arrival(speed: np.ndarray, seeds, spacing_mm: float) -> np.ndarray:
-    """When a front that starts at `seeds` (array indices) reaches each voxel (fast marching, Sethian 1996)."""
+def _arrival(speed: np.ndarray, seeds: Iterable, spacing_mm: float, until: float) -> np.ndarray:
+    """When a front that starts at `seeds` (array indices) reaches each voxel (fast marching, Sethian 1996); huge where later than `until`."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(speed.astype(np.float32))
     image.SetSpacing([spacing_mm] * 3)
     march = sitk.FastMarchingImageFilter()
     march.SetTrialPoints([[int(i) for i in reversed(tuple(seed))] for seed in seeds])
-    march.SetStoppingValue(400.0)
+    march.SetStoppingValue(until)
     return np.minimum(sitk.GetArrayFromImage(march.Execute(image)), 1e6)
 
 

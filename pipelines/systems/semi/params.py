@@ -1,7 +1,38 @@
+"""Hyperparameters of SEMI, among them the switches of its controls."""
+
 from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
 
 from pipelines.params import Section
 
 
 class Params(Section):
-    pass
+    # alignment with text
+    tau: float = Field(0.07, gt=0, description="temperature of the contrast and of the similarity maps")
+    infonce_weight: float = Field(0.2, ge=0, description="0: control without the contrast")
+    text: Literal["prompts", "random-orthonormal", "one-hot"] = Field("prompts", description="the last two: controls without language")
+    backbone_alignment: bool = Field(True, description="the projector corrects the backbone's own alignment instead of starting from nothing")
+    # sizes
+    grid_stride: int = Field(2, ge=1, description="pixels per token of the grid that levels are brought to; a finer level is averaged")
+    projector_width: int = Field(64, ge=1)
+    decoder_width: int = Field(48, ge=1)
+    # training
+    steps: int = Field(150, ge=1)
+    batch: int = Field(12, ge=1, description="patches a step")
+    patch: int = Field(8, ge=1, description="edge of a patch, tokens")
+    depth: int = Field(3, ge=1, description="slices of a patch")
+    on_lesion: float = Field(0.5, ge=0, le=1, description="share of patches centred on a labelled voxel")
+    learning_rate: float = Field(6e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    average: float = Field(0.95, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
+    # augmentation
+    modality_dropout: float = Field(0.15, ge=0, lt=1)
+    token_jitter: float = Field(0.15, ge=0, description="sd of a gain and a shift of each token channel, per patch: another scanner")
+    token_noise: float = Field(0.1, ge=0, description="sd of noise on each token, in sd of its channel")
+    intensity_jitter: float = Field(0.15, ge=0, description="sd of gain and shift of the raw intensities, per patch and modality")
+    # the raw-intensity skip
+    sigmas: tuple[float, ...] = Field((1.0, 2.0, 4.0), description="scales of the smoothed intensities, pixels")
+    asymmetry: bool = Field(True, description="difference from the mirrored half of the head, where slices have a left and a right")

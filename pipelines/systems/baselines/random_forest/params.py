@@ -1,7 +1,17 @@
+"""Hyperparameters of the random forest."""
+
 from __future__ import annotations
+
+from pydantic import Field
 
 from pipelines.params import Section
 
 
 class Params(Section):
-    pass
+    sigmas: tuple[float, ...] = Field((0.7, 1.6, 3.5, 6.0, 10.0), min_length=1, description="scales of the filters, pixels")
+    prior_exponent: float = Field(0.25, ge=0, le=1, description="how far probabilities go back to the real class frequencies: 1 wholly, 0 not")
+    trees: int = Field(50, ge=1)
+    max_depth: int = Field(14, ge=1)
+    min_samples_leaf: int = Field(4, ge=1)
+    voxels_per_class: int = Field(3000, ge=1, description="sampled over all support cases together")
+    cache_mb: int = Field(1500, ge=0, description="memory for the filters of cases seen before, per process")

@@ -1,7 +1,26 @@
+"""Hyperparameters of the U-Net from scratch."""
+
 from __future__ import annotations
 
-from pipelines.params import Section
+from pydantic import Field
+
+from pipelines.params import Range, Section
 
 
 class Params(Section):
-    pass
+    channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="per level; each level halves the resolution")
+    residual_units: int = Field(2, ge=0)
+    neighbours: int = Field(1, ge=0, description="slices above and below that are input channels too")
+    steps: int = Field(200, ge=1)
+    batch: int = Field(8, ge=1, description="patches a step")
+    patch: int = Field(64, ge=16, description="edge of a training patch, pixels")
+    on_lesion: float = Field(0.6, ge=0, le=1, description="share of patches centred on a labelled voxel")
+    learning_rate: float = Field(4e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    rotation_degrees: float = Field(25.0, ge=0)
+    scale: Range = (0.75, 1.33)
+    gamma: Range = (0.7, 1.5)
+    gain: Range = Field((0.8, 1.25), description="contrast, per modality")
+    shift: float = Field(0.3, ge=0, description="brightness, per modality, sd of the foreground's intensities")
+    noise: float = Field(0.15, ge=0, description="largest sd of added noise")
+    modality_dropout: float = Field(0.2, ge=0, lt=1)

@@ -1,0 +1,182 @@
+"""The per-image and per-label work: plain data in, files and an outcome out, so that it can run in any process and be resumed.
+
+A plan (of DICOM or of BIDS) makes the jobs; here nothing knows names or numbers of patients any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pipelines.ingest.labels import LabelSource, Segments, merge, read_segments
+from pipelines.ingest.refusal import Refused
+from pipelines.ingest.volumes import Volume, load_grid, read_nifti, read_series, write_image, write_label
+from pipelines.outputs import sha256, write_json, write_text
+
+WORK = ".work"  # outcomes of finished jobs inside the unfinished output folder
+#: manifest column -> (BIDS sidecar field, factor from the column's unit to BIDS's)
+SIDECAR = {"manufacturer": ("Manufacturer", None), "scanner": ("ManufacturersModelName", None), "field_strength_t": ("MagneticFieldStrength", 1.0),
+           "tr_ms": ("RepetitionTime", 1e-3), "te_ms": ("EchoTime", 1e-3), "ti_ms": ("InversionTime", 1e-3),
+           "slice_thickness_mm": ("SliceThickness", 1.0)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which subject at which session; all three pseudonymous."""
+
+    subject: str
+    session: str
+    site: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One series or file that could become an image."""
+
+    item: str  # how quarantine.tsv and decisions.tsv name it
+    kind: str  # dicom | nifti
+    paths: tuple[Path, ...]
+    rule: str
+    facts: dict[str, object]
+    frame: str
+    scale: float | None = None  # to SUV
+
+
+@dataclass(frozen=True)
+class Home:
+    """An image on whose grid a label may lie."""
+
+    item: str
+    path: str
+    frame: str
+    modality: str
+    slice_axis: int
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One image to write. Candidates come best first; the first that can be read is taken, the others are duplicates."""
+
+    case: Case
+    modality: str
+    path: Path  # below the output folder
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """All labels of a case, which become one on the grid of one of the case's images (best first)."""
+
+    case: Case
+    path: Path
+    sources: tuple[LabelSource, ...]
+    images: tuple[Home, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What a job did: at most one manifest row, and refusals."""
+
+    row: dict[str, object] | None = None
+    item: str = ""
+    quarantine: list[dict[str, str]] = field(default_factory=list)
+
+
+def run(job: ImageJob | LabelJob, folder: Path) -> Outcome:
+    """Do one job below `folder`, or read what an earlier, killed run did of it."""
+    record = folder / WORK / ("_".join(job.path.parts) + ".json")
+    if record.exists():
+        return Outcome(**json.loads(record.read_text()))
+    outcome = _image(job, folder) if isinstance(job, ImageJob) else _label(job, folder)
+    record.parent.mkdir(exist_ok=True)
+    write_json(record, asdict(outcome))
+    return outcome
+
+
+def attempt(work: Callable[[], object]) -> object:
+    """Run `work`; what a library raises on a damaged file becomes a refusal, without its text, which may quote the header."""
+    try:
+        return work()
+    except Refused:
+        raise
+    except (MemoryError, OSError) as error:
+        why = getattr(error, "strerror", None) or "memory"
+        raise Refused("unreadable-series", f"it could not be read or written ({type(error).__name__}: {why})",
+                      "see that disk and memory suffice, then run again") from None
+    except Exception as error:
+        raise Refused("unreadable-series", f"its files are damaged or of a kind not known here ({type(error).__name__} while reading)",
+                      "export the series again, or convert it with another tool and give the NIfTI") from None
+
+
+def _image(job: ImageJob, folder: Path) -> Outcome:
+    outcome = Outcome()
+    for candidate in job.candidates:
+        try:
+            if outcome.row is not None:
+                raise Refused("duplicate-modality", f"another series of this session is {job.modality} too and has more slices or finer voxels",
+                              "nothing to do, or tell the two apart with rules in params ingest.rules")
+            outcome.row, outcome.item = attempt(lambda candidate=candidate: _write_image(job, candidate, folder)), candidate.item
+        except Refused as refused:
+            outcome.quarantine.append(refused.row(job.case.subject, job.case.session, candidate.item))
+    return outcome
+
+
+def _write_image(job: ImageJob, candidate: Candidate, folder: Path) -> dict[str, object]:
+    volume = read_series(candidate.paths) if candidate.kind == "dicom" else read_nifti(candidate.paths[0])
+    if candidate.scale is not None:
+        volume = Volume(volume.array * candidate.scale, volume.affine, volume.slice_axis)
+    path = folder / job.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = write_image(path, volume)
+    sidecar = {name: value if factor is None else round(float(value) * factor, 9) for column, (name, factor) in SIDECAR.items()
+               if (value := candidate.facts.get(column)) not in (None, "")}
+    if candidate.scale is not None:
+        sidecar["Units"] = "g/mL"
+        note = "; ".join(part for part in (note, "SUV by body weight") if part)
+    write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar)
+    return {**asdict(job.case), "kind": "image", "modality": job.modality, "path": job.path.as_posix(), "sha256": sha256(path), **volume.manifest(),
+            "frame_of_reference": candidate.frame, **candidate.facts, "rule": candidate.rule, "source_kind": candidate.kind, "note": note}
+
+
+def _label(job: LabelJob, folder: Path) -> Outcome:
+    outcome, used, merged, home = Outcome(), [], None, None
+    for source in job.sources:
+        try:
+            segments = attempt(lambda source=source: read_segments(source))
+            placed, image = _place(segments, source, (home,) if home else job.images, folder)
+            merged, home = merge(merged, placed), image
+            used.append(source)
+        except Refused as refused:
+            outcome.quarantine.append(refused.row(job.case.subject, job.case.session, source.item))
+    if merged is not None:
+        outcome.row, outcome.item = _write_label(job, used, merged, home, folder), used[0].item
+    return outcome
+
+
+def _write_label(job: LabelJob, used: Sequence[LabelSource], merged: Segments, home: Home, folder: Path) -> dict[str, object]:
+    path = folder / job.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume = Volume(merged.array, merged.affine, home.slice_axis)
+    write_label(path, volume)
+    lookup = "".join(f"{index}\t{name}\n" for index, name in sorted(merged.names.items()))
+    write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".tsv"), f"index\tname\n{lookup}")
+    return {**asdict(job.case), "kind": "label", "modality": "dseg", "path": job.path.as_posix(), "sha256": sha256(path), **volume.manifest(),
+            "frame_of_reference": home.frame, "rule": " ".join(dict.fromkeys(source.rule for source in used)),
+            "source_kind": "nifti" if used[0].kind == "nifti" else "dicom", "note": f"on the grid of {home.modality}"}
+
+
+def _place(segments: Segments, source: LabelSource, images: Sequence[Home], folder: Path) -> tuple[Segments, Home]:
+    """The label on the grid of the image it refers to, or else of the first image whose grid it shares."""
+    if not images:
+        raise Refused("label-without-image", "no image of its session could be used", "see the reasons given for those images")
+    in_frame = [image for image in images if image.frame == source.frame]
+    for image in sorted(in_frame, key=lambda image: image.item != source.refers_to):
+        shape, affine = load_grid(folder / image.path)
+        if (placed := segments.on_grid(shape, affine)) is not None:
+            return placed, image
+    size = "x".join(str(extent) for extent in segments.array.shape)
+    raise Refused("label-grid", f"the label ({size} voxels) lies on the grid of none of the {len(images)} image(s) of its session, "
+                  f"of which {len(in_frame)} share its frame of reference", "draw or resample the label on the grid of one of the images "
+                  "(labels are never resampled here, because that moves borders unseen)")

@@ -1,0 +1,88 @@
+"""Who a patient is stays with the holder of a key; outputs carry keyed hashes.
+
+HMAC-SHA256 rather than a plain hash, because patient numbers are few enough to try them all (NISTIR 8053, section 4.3).
+The same key gives the same pseudonyms on every machine; without it they cannot be traced back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipelines.errors import UsageError
+
+KEY_VARIABLE = "SEMIFLOW_KEY_FILE"
+MIN_KEY_BYTES = 16
+SUBJECT_LENGTH = 8  # 32^8 values: two of 10,000 patients collide with a chance of 5e-5, and a collision is refused, not merged
+FRAME_LENGTH = 16
+#: Shorter pieces of a name ("Li", "de") also occur in ordinary words, so they prove nothing.
+MIN_TOKEN = 3
+
+
+class Pseudonyms:
+    """Keyed names for patients, series and frames of reference."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def __call__(self, kind: str, *values: str, length: int = SUBJECT_LENGTH) -> str:
+        """A word of A-Z and 2-7 that stands for `values`; `kind` keeps equal values of different kinds apart."""
+        digest = hmac.digest(self._key, "\0".join([kind, *values]).encode(), "sha256")
+        return base64.b32encode(digest).decode()[:length]
+
+
+def load_key(*candidates: Path | None) -> bytes:
+    """The key of the first file given, else of $SEMIFLOW_KEY_FILE, else the user's own, made at the first run.
+
+    Raises `UsageError` when a file that was asked for is missing or too short to be a key.
+    """
+    wanted = [*candidates, Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None]
+    for path in wanted:
+        if path is not None:
+            return _read(path)
+    own = Path.home() / ".config" / "semiflow" / "pseudonym.key"
+    return _read(own) if own.exists() else _make(own)
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise UsageError(f"the pseudonym key {path} does not exist; create it (any {MIN_KEY_BYTES} random bytes or more) or leave "
+                         f"cohort.pseudonym_key, --key and ${KEY_VARIABLE} empty for a key of your own")
+    key = path.read_bytes().strip()
+    if len(key) < MIN_KEY_BYTES:
+        raise UsageError(f"the pseudonym key {path} has {len(key)} bytes, at least {MIN_KEY_BYTES} are needed; "
+                         "make one with: openssl rand -hex 32")
+    return key
+
+
+def _make(path: Path) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = secrets.token_hex(32).encode()
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.touch(mode=0o600)
+    temporary.write_bytes(key + b"\n")
+    try:
+        os.link(temporary, path)  # fails when another run made one meanwhile, whose key is then the one
+    except FileExistsError:
+        return _read(path)
+    finally:
+        temporary.unlink()
+    print(f"made a new pseudonym key, {path}: keep it and back it up, it alone links pseudonyms to patients", flush=True)
+    return key
+
+
+def tokens(identities: Iterable[str]) -> frozenset[str]:
+    """The pieces of names, numbers and the like that must not be seen in any output, in lower case."""
+    pieces = (piece for text in identities for piece in [text, *re.split(r"[\W_]+", text)])
+    return frozenset(piece.casefold() for piece in pieces if len(piece) >= MIN_TOKEN)
+
+
+def mentions(text: str, identity: frozenset[str]) -> bool:
+    """Whether `text` contains a piece of somebody's identity."""
+    folded = text.casefold()
+    return any(piece in folded for piece in identity)

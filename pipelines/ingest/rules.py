@@ -1,0 +1,103 @@
+"""Which modality a series is, decided by the header rules of params.yaml; and what of the header may be told.
+
+Free text in a header (descriptions, models) can hold anything, also a name. So it leaves only as words of a fixed vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pipelines.ingest.headers import Series
+from pipelines.ingest.pseudonyms import mentions
+from pipelines.ingest.refusal import Refused
+from pipelines.ingest.vocabulary import SERIES_WORDS
+from pipelines.params import Rule
+
+VENDORS = ("Siemens", "GE", "Philips", "Canon", "Toshiba", "Hitachi", "United Imaging", "Fujifilm", "Bruker", "Hologic", "Esaote", "Varian", "CTI")
+#: How headers spell a vendor, where that is not the vendor's name itself.
+SPELLINGS = {r"\bge\b|general electric|gems": "GE", r"\buih\b": "United Imaging"}
+NO_AGENT = frozenset(["no", "none", "n", "0", "without", "nein", "kein"])
+MODEL_LENGTH = 40
+
+
+def classify(series: Series, rules: list[Rule]) -> Rule:
+    """The first rule of which every condition holds. Raises `Refused` (code `unknown-modality`) when there is none."""
+    for rule in rules:
+        if _holds(rule, series):
+            return rule
+    raise Refused("unknown-modality", f"no rule fits ({evidence(series)})", "add a rule for such series to params ingest.rules")
+
+
+def _holds(rule: Rule, series: Series) -> bool:
+    header = series.first
+    checks = [
+        rule.description is None or re.search(rule.description, header.text("SeriesDescription"), re.IGNORECASE),
+        rule.dicom_modality is None or header.text("Modality") in rule.dicom_modality,
+        rule.sop_class is None or sop_class(series) in rule.sop_class,
+        rule.contrast_agent is None or has_agent(series) == rule.contrast_agent,
+        *(_within(header.number(tag), limits) for tag, limits in (
+            ("RepetitionTime", rule.tr_ms), ("EchoTime", rule.te_ms), ("InversionTime", rule.ti_ms)) if limits is not None),
+    ]
+    return all(checks)
+
+
+def _within(value: float | None, limits: tuple[float, float]) -> bool:
+    return value is not None and limits[0] <= value <= limits[1]
+
+
+def sop_class(series: Series) -> str:
+    """The series' SOP class as pydicom spells it ('MR Image Storage'); 'private' where the standard has no such class."""
+    from pydicom.uid import UID
+
+    uid = UID(series.first.text("SOPClassUID"))
+    return uid.name if uid.name != str(uid) else "private"
+
+
+def has_agent(series: Series) -> bool:
+    """Whether the header names a contrast agent."""
+    agent = series.first.text("ContrastBolusAgent").casefold()
+    return bool(agent) and agent not in NO_AGENT
+
+
+def known_words(text: str) -> str:
+    """The words of a description that say what the image is, '…' for each other run of words."""
+    words = [word if word in SERIES_WORDS else "…" for word in re.findall(r"[^\W_]+", text.casefold())]
+    return " ".join(word for index, word in enumerate(words) if word != "…" or index == 0 or words[index - 1] != "…")
+
+
+def evidence(series: Series) -> str:
+    """What the rules looked at, without anything that could identify."""
+    header = series.first
+    times = [f"{name} {value:g} ms" if (value := header.number(tag)) is not None else f"{name} none" for name, tag in (
+        ("TR", "RepetitionTime"), ("TE", "EchoTime"), ("TI", "InversionTime"))]
+    modality = header.text("Modality") if re.fullmatch(r"[A-Z]{2,10}", header.text("Modality")) else "no modality"
+    return ", ".join([f"words '{known_words(header.text('SeriesDescription'))}'", modality, sop_class(series), *times,
+                      f"contrast agent {'yes' if has_agent(series) else 'no'}", f"{len(series.headers)} file(s)"])
+
+
+def facts(series: Series) -> dict[str, object]:
+    """The header facts that go with an image, by allow-list, named as the manifest's columns."""
+    header = series.first
+    return {"manufacturer": vendor(header.text("Manufacturer")), "scanner": model(header.text("ManufacturerModelName"), series.identity),
+            "field_strength_t": _tesla(header.number("MagneticFieldStrength")), "tr_ms": header.number("RepetitionTime"),
+            "te_ms": header.number("EchoTime"), "ti_ms": header.number("InversionTime"), "slice_thickness_mm": header.number("SliceThickness")}
+
+
+def vendor(text: str) -> str:
+    """A scanner's maker under one spelling; 'other' for one not known, empty for none."""
+    folded = text.casefold()
+    for pattern, name in SPELLINGS.items():
+        if re.search(pattern, folded):
+            return name
+    return next((name for name in VENDORS if re.search(rf"\b{re.escape(name.casefold())}", folded)), "other" if folded else "")
+
+
+def model(text: str, identity: frozenset[str]) -> str:
+    """A scanner's model, unless it holds a piece of somebody's identity."""
+    cleaned = re.sub(r"[^A-Za-z0-9 ._+/-]+", " ", text).strip()[:MODEL_LENGTH]
+    return "" if mentions(cleaned, identity) else cleaned
+
+
+def _tesla(value: float | None) -> float | None:
+    """Field strength in tesla; some headers give gauss (15000)."""
+    return value / 1e4 if value is not None and value > 100 else value

@@ -1,0 +1,167 @@
+"""Pixels: a checked series as a NIfTI volume, and the one way in which volumes are written.
+
+highdicom places and rescales the slices; nibabel permutes and flips the axes to the closest of right-anterior-superior. Nothing is resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.ingest.geometry import PIXEL_SPACING_TOL_MM
+from pipelines.ingest.headers import quiet
+from pipelines.ingest.refusal import Refused
+from pipelines.outputs import staged_file
+
+SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array `(i, j, k)` in closest-canonical RAS order, its voxel-to-world affine (mm, RAS), and the axis across slices."""
+
+    array: np.ndarray
+    affine: np.ndarray
+    slice_axis: int
+
+    @property
+    def spacing(self) -> np.ndarray:
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def manifest(self) -> dict[str, object]:
+        """Geometry as the manifest's columns."""
+        return {"shape": "x".join(str(size) for size in self.array.shape), "slice_axis": self.slice_axis,
+                "spacing_mm": "x".join(f"{value:.6g}" for value in self.spacing)}
+
+
+def canonical(array: np.ndarray, affine: np.ndarray, slice_axis: int) -> Volume:
+    """The same voxels at the same places, axes in the order and direction closest to RAS."""
+    import nibabel
+
+    orientation = nibabel.orientations.io_orientation(affine)
+    turned = nibabel.orientations.apply_orientation(array, orientation)
+    turned_affine = affine @ nibabel.orientations.inv_ornt_aff(orientation, array.shape)
+    return Volume(np.ascontiguousarray(turned), turned_affine, int(orientation[slice_axis, 0]))
+
+
+def read_series(paths: Sequence[Path], dtype: type = np.float64) -> Volume:
+    """The volume of one single-frame series in its rescaled units (each slice by its own slope). Raises `Refused`.
+
+    The real-world value map and the display transforms are left out: rescaled values are what a SUV or an ADC is defined on.
+    """
+    import highdicom as hd
+
+    with quiet():
+        datasets = _unified([_read(path, number, len(paths)) for number, path in enumerate(paths, 1)])
+        volume = hd.get_volume_from_series(datasets, dtype=dtype, apply_real_world_transform=False, apply_voi_transform=False,
+                                           apply_presentation_lut=False, orientation_tol=1e-2)
+    return canonical(volume.array, volume.get_affine("RAS"), 0)
+
+
+def _read(path: Path, number: int, count: int):
+    """One file with its pixels, whole. pydicom pads what is missing of a truncated file, or fails without saying which file it was."""
+    import pydicom
+    from pydicom.pixels import get_decoder
+
+    dataset = pydicom.dcmread(path, force=True)
+    which = f"file {number} of {count} (by SOPInstanceUID)"
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in dir(dataset) else None
+    if syntax is None:
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    elif syntax.is_compressed and syntax.is_encapsulated:
+        try:
+            usable = get_decoder(syntax).is_available
+        except NotImplementedError:
+            usable = False
+        if not usable:
+            raise Refused("no-decoder", f"its pixels are compressed ({syntax.name}) and no decoder for that is installed",
+                          "decompress it (gdcmconv --raw, dcmdjpeg) or pip install pylibjpeg[all]")
+        return dataset
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+    if (found := len(dataset.get("PixelData", b""))) < expected:
+        raise Refused("truncated-file", f"{which} ends early: {found} of {expected} bytes of pixels", "copy or export that file again")
+    return dataset
+
+
+def _unified(datasets: list) -> list:
+    """Slices whose headers differ by rounding only, made equal, because highdicom compares them exactly."""
+    import pydicom
+
+    first = datasets[0]
+    frame = first.get("FrameOfReferenceUID") or pydicom.uid.generate_uid(entropy_srcs=[str(first.SeriesInstanceUID)])
+    for dataset in datasets:
+        if not np.allclose(dataset.PixelSpacing, first.PixelSpacing, atol=PIXEL_SPACING_TOL_MM, rtol=0):
+            raise Refused("mixed-spacing", "PixelSpacing differs between slices", "split it into one series per acquisition")
+        dataset.PixelSpacing, dataset.FrameOfReferenceUID = first.PixelSpacing, frame
+    return datasets
+
+
+def read_nifti(path: Path) -> Volume:
+    """A 3-D NIfTI file, canonical; slices run along its coarsest axis. Raises `Refused`."""
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+        array = np.asarray(image.dataobj)
+    except Exception as error:  # nibabel, gzip and zlib each have their own
+        why = f"the file cannot be read as NIfTI ({type(error).__name__}: truncated or damaged)"
+        raise Refused("unreadable-file", why, "copy it again") from None
+    if array.ndim > 3 and set(array.shape[3:]) == {1}:
+        array = array.reshape(array.shape[:3])
+    if array.ndim != 3 or min(array.shape) < 2:
+        raise Refused("not-3d", f"the image has shape {'x'.join(map(str, array.shape))}, a volume is needed", "split it into one 3-D file per volume")
+    if array.dtype.fields or np.iscomplexobj(array):
+        raise Refused("colour-image", "its voxels are colours or complex numbers", "give the magnitude or the measured values")
+    affine = np.asarray(image.affine, float)
+    axes = affine[:3, :3]
+    spacing = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or spacing.min() <= 0:
+        raise Refused("no-geometry", "its affine is singular or not finite", "write the file again with a valid affine")
+    cosines = axes / spacing
+    if (skew := np.abs(cosines.T @ cosines - np.eye(3)).max()) > 1e-2:
+        raise Refused("sheared-affine", f"its axes are not perpendicular (cosine {skew:.2g})", "resample it onto an upright grid first")
+    coarse = spacing > spacing.min() * 1.01
+    axis = int(np.argmax(spacing)) if coarse.any() else int(np.argmax(np.abs(cosines[2])))  # equal voxels: axial slices
+    return canonical(array, affine, axis)
+
+
+def write_image(path: Path, volume: Volume) -> str:
+    """Write a NIfTI volume: int16 where that holds the values exactly, float32 otherwise. Returns what had to be changed, or ''."""
+    array, note = volume.array, ""
+    if array.dtype.kind == "f" and (bad := int((~np.isfinite(array)).sum())):
+        array, note = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0), f"{bad} voxels without a finite value set to 0"
+    if float(np.ptp(array)) == 0.0:
+        raise Refused("empty-image", f"every voxel has the same value, {float(array.flat[0]):g}", "export the series again, with its pixels")
+    limits = np.iinfo(np.int16)
+    whole = array.dtype.kind in "iub" or np.array_equal(array, np.rint(array))
+    _write(path, volume, array.astype(np.int16 if whole and limits.min <= array.min() and array.max() <= limits.max else np.float32))
+    return note
+
+
+def write_label(path: Path, volume: Volume) -> None:
+    """Write a label as unsigned integers."""
+    _write(path, volume, volume.array.astype(np.uint8 if volume.array.max(initial=0) < 256 else np.uint16))
+
+
+def _write(path: Path, volume: Volume, array: np.ndarray) -> None:
+    import nibabel
+
+    image = nibabel.Nifti1Image(array, volume.affine)
+    image.set_sform(volume.affine, code=SCANNER_CODE)
+    image.set_qform(volume.affine, code=SCANNER_CODE)
+    image.header.set_xyzt_units("mm")
+    with staged_file(path) as temporary:
+        nibabel.save(image, temporary)
+
+
+def load_grid(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine of a volume written before."""
+    import nibabel
+
+    image = nibabel.load(path)
+    return image.shape, np.asarray(image.affine, float)
+
+

@@ -1,0 +1,126 @@
+"""SEMI's training patches: where they lie and how their tokens and intensities are varied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipelines.cohort import Case
+from pipelines.systems.protocol import Task
+from pipelines.systems.semi.features import View, region_classes, view_of
+from pipelines.systems.semi.params import Params
+from pipelines.systems.semi.texts import class_vectors
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B patches of Z slices; shapes as in `View`, with B in front."""
+
+    tokens: torch.Tensor
+    aligned: torch.Tensor
+    raw: torch.Tensor
+    texts: torch.Tensor  # (B, M, C, dim)
+    present: torch.Tensor  # (B, M)
+    labels: torch.Tensor  # (B, Z, H, W)
+    classes: torch.Tensor  # (B, Z, h, w)
+
+
+@dataclass(frozen=True)
+class _Shot:
+    view: View
+    texts: torch.Tensor
+    label: torch.Tensor
+    classes: torch.Tensor
+    lesions: list[torch.Tensor]  # token positions of each label that the case shows
+    head: torch.Tensor  # token positions inside the head
+
+
+class PatchSampler:
+    """Draws patches from support cases. Its randomness is torch's global generator, which the caller seeds."""
+
+    def __init__(self, support: Sequence[Case], task: Task, params: Params):
+        self.params = params
+        self.shots = [_shot(case, task, params) for case in support]
+        self.depth = min(params.depth, *(len(shot.label) for shot in self.shots))
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and sd of every token channel inside the heads, `(M, D)`; 0 and 1 for a modality that no shot has."""
+        present = torch.stack([shot.view.present for shot in self.shots])
+        means, squares = [], []
+        for shot in self.shots:
+            tokens = shot.view.tokens[tuple(shot.head.T)].float()
+            means.append(tokens.mean(0))
+            squares.append((tokens**2).mean(0))
+        share = present.float() / present.sum(0).clamp_min(1)
+        mean, square = (torch.einsum("nm,nmd->md", share, torch.stack(values)) for values in (means, squares))
+        sd = (square - mean**2).clamp_min(1e-6).sqrt()
+        return mean, torch.where(present.any(0)[:, None], sd, 1.0)
+
+    def batch(self) -> Batch:
+        patches = [self._patch() for _ in range(self.params.batch)]
+        parts = [torch.stack(values) for values in zip(*patches, strict=True)]
+        batch = Batch(*parts)
+        return Batch(batch.tokens, batch.aligned, self._other_gain(batch.raw.float()), batch.texts, self._dropped(batch.present),
+                     batch.labels, batch.classes)
+
+    def _patch(self) -> tuple[torch.Tensor, ...]:
+        shot = self.shots[_integer(len(self.shots))]
+        on_lesion = shot.lesions and torch.rand(()) < self.params.on_lesion
+        places = shot.lesions[_integer(len(shot.lesions))] if on_lesion else shot.head
+        place = places[_integer(len(places))].tolist()
+        z, row, column = (self._start(at, length, size) for at, length, size in
+                          zip(place, (self.depth, self.params.patch, self.params.patch), shot.classes.shape, strict=True))
+        cells = (z, row, column)
+        stride = self.params.grid_stride
+        voxels = (z, *(slice(part.start * stride, part.stop * stride) for part in (row, column)))
+        view = shot.view
+        aligned = view.aligned[cells] if self.params.backbone_alignment else view.aligned
+        return view.tokens[cells], aligned, view.raw[voxels], shot.texts, view.present, shot.label[voxels], shot.classes[cells]
+
+    @staticmethod
+    def _start(at: int, length: int, size: int) -> slice:
+        """A range of `length` that holds `at`, anywhere in it, inside `size`."""
+        start = min(max(0, at - _integer(length)), max(0, size - length))
+        return slice(start, start + length)
+
+    def _dropped(self, present: torch.Tensor) -> torch.Tensor:
+        """Modality dropout; a patch keeps at least one modality."""
+        kept = present & (torch.rand(present.shape) >= self.params.modality_dropout)
+        return torch.where(kept.any(1, keepdim=True), kept, present)
+
+    def _other_gain(self, raw: torch.Tensor) -> torch.Tensor:
+        """Raw features as if the scanner had another gain; a shift moves intensities only, not the gradients after them."""
+        shape = (len(raw), 1, 1, 1, raw.shape[-2], 1)
+        gain, shift = (self.params.intensity_jitter * torch.randn(shape) for _ in range(2))
+        intensities = 1 + len(self.params.sigmas)
+        mask = torch.zeros(raw.shape[-1])
+        mask[:intensities] = 1
+        return raw * (1 + gain) + shift * mask * (raw[..., :1] != 0)
+
+
+def vary_tokens(tokens: torch.Tensor, params: Params) -> torch.Tensor:
+    """Standardised tokens `(B, Z, h, w, M, D)` with another gain and shift of each channel per patch, and noise."""
+    shape = (len(tokens), 1, 1, 1, *tokens.shape[-2:])
+    gain, shift = (params.token_jitter * torch.randn(shape) for _ in range(2))
+    return tokens * (1 + gain) + shift + params.token_noise * torch.randn(tokens.shape)
+
+
+def text_tensor(case: Case, task: Task, kind: str) -> torch.Tensor:
+    """Class vectors of every modality, `(M, C, dim)`; zeros for one that the case has not (its site may have no prompt for it)."""
+    known = {m: class_vectors(task, m, case.site, kind) for m in task.modalities if m in case.images}
+    empty = torch.zeros(len(task.labels) + 2, task.backbone.dim)
+    return torch.stack([torch.from_numpy(known[m]) if m in known else empty for m in task.modalities])
+
+
+def _shot(case: Case, task: Task, params: Params) -> _Shot:
+    view = view_of(case, task, params)
+    label, classes = region_classes(case, view.box, len(task.labels), params.grid_stride)
+    voxels = [torch.nonzero(label == value + 1) for value in range(len(task.labels))]
+    cells = [(where // torch.tensor([1, params.grid_stride, params.grid_stride])).unique(dim=0) for where in voxels if len(where)]
+    return _Shot(view, text_tensor(case, task, params.text), label, classes, cells, torch.nonzero(classes <= len(task.labels)))
+
+
+def _integer(below: int) -> int:
+    return int(torch.randint(below, ()))

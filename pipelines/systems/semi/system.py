@@ -1,0 +1,135 @@
+"""SEMI 1a, text-anchored alignment: few-shot segmentation on the cached tokens of a frozen vision-language model.
+
+The method's description gives the projectors, the contrast against text at temperature 0.07, linear fusion and an MLP decoder, with the
+encoder frozen. Its patch sampling, augmentation in token space, running mean of weights and the choices named in `model` and `losses` are ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.cohort import Case
+from pipelines.errors import DataError
+from pipelines.outputs import write_json
+from pipelines.systems.filters import inside
+from pipelines.systems.protocol import Task
+from pipelines.systems.reproducible import reproducible
+from pipelines.systems.semi.params import Params
+
+WEIGHTS, STATE = "weights.safetensors", "semi.json"
+#: Voxels decoded at once in prediction; bounds memory.
+SLICES_AT_ONCE = 8
+
+
+class System:
+    """`network` is `semi.model.Semi` once fitted or loaded."""
+
+    uses_tokens = True
+
+    def __init__(self, params: Params):
+        self.params = params
+        self.network = None
+
+    def fit(self, task: Task, support: Sequence[Case], seed: int) -> None:
+        import torch
+
+        from pipelines.systems.semi.batches import PatchSampler
+
+        for case in support:
+            _need_tokens(case)
+        with reproducible(seed):
+            sampler = PatchSampler(support, task, self.params)
+            network = self._network(task)
+            network.token_mean[:], network.token_sd[:] = sampler.statistics()
+            mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.params.average))
+            optimiser = torch.optim.AdamW(network.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=0.1)
+            targets = self._targets(task, sorted({case.site for case in support}))
+            for _ in range(self.params.steps):
+                optimiser.zero_grad(set_to_none=True)
+                self._loss(network, sampler.batch(), targets).backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+                optimiser.step()
+                schedule.step()
+                mean.update_parameters(network)
+        self.network = mean.module.eval()
+
+    def _network(self, task: Task):
+        from pipelines.systems.semi.features import raw_width
+        from pipelines.systems.semi.model import Semi, Sizes
+
+        params = self.params
+        return Semi(Sizes(len(task.modalities), len(task.labels), sum(channels for channels, _ in task.backbone.levels.values()),
+                          task.backbone.dim, raw_width(params), params.projector_width, params.decoder_width, params.grid_stride, params.tau,
+                          params.backbone_alignment))
+
+    def _targets(self, task: Task, sites: Sequence[str]):
+        """Text vectors and positives of each modality, as tensors."""
+        import torch
+
+        from pipelines.systems.semi.texts import text_targets
+
+        found = [text_targets(task, modality, sites, self.params.text) for modality in task.modalities]
+        return [(torch.from_numpy(target.vectors), torch.from_numpy(target.positive)) for target in found]
+
+    def _loss(self, network, batch, targets):
+        from pipelines.systems.semi.batches import vary_tokens
+        from pipelines.systems.semi.losses import dice_ce, region_infonce
+
+        tokens = vary_tokens(network.standardise(batch.tokens), self.params)
+        maps, embeddings = network.regions(tokens, batch.aligned, batch.texts, batch.present)
+        voxels = network.upsample(maps.flatten(0, 1)).flatten(0, 2)
+        present = batch.present[:, None].expand(-1, batch.labels[0].numel(), -1).flatten(0, 1)
+        loss = dice_ce(network.decode(voxels, batch.raw.flatten(0, 3), present), batch.labels.flatten())
+        if self.params.infonce_weight:
+            contrast = [region_infonce(z[batch.present[:, m]].flatten(0, -2), batch.classes[batch.present[:, m]].flatten(), *targets[m],
+                                       self.params.tau) for m, z in embeddings.items()]
+            loss = loss + self.params.infonce_weight * sum(contrast) / len(contrast)
+        return loss
+
+    def predict(self, task: Task, case: Case) -> np.ndarray:
+        import torch
+
+        from pipelines.systems.semi.batches import text_tensor
+        from pipelines.systems.semi.features import view_of
+
+        _need_tokens(case)
+        foreground = case.foreground()
+        with torch.inference_mode():
+            view = view_of(case, task, self.params)
+            maps, _ = self.network.regions(self.network.standardise(view.tokens)[None], view.aligned[None],
+                                           text_tensor(case, task, self.params.text)[None], view.present[None])
+            rows, columns = (slice(part.start, min(part.stop, size)) for part, size in zip(view.box[1:], foreground.shape[1:], strict=True))
+            head = torch.from_numpy(foreground[:, rows, columns])
+            parts = []
+            for chosen in torch.arange(len(head)).split(SLICES_AT_ONCE):
+                where = head[chosen].nonzero(as_tuple=True)
+                voxels = self.network.upsample(maps[0, chosen])[where]
+                present = view.present.expand(len(voxels), -1)
+                parts.append(self.network.decode(voxels, view.raw[chosen][where], present).softmax(1))
+        return inside(foreground, torch.cat(parts).numpy())
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / WEIGHTS)
+        write_json(folder / STATE, self.network.sizes.as_dict())
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        from pipelines.systems.semi.model import Semi, Sizes
+
+        with reproducible(0):  # the initial weights are replaced; the caller's random state must not move
+            self.network = Semi(Sizes(**json.loads((folder / STATE).read_text())))
+        self.network.load_state_dict(load_file(folder / WEIGHTS))
+        self.network.eval()
+
+
+def _need_tokens(case: Case) -> None:
+    if not set(case.images) & set(case.tokens):
+        raise DataError(f"{case.id} has no cached tokens for any of its images; run the embed stage on this cohort")

@@ -1,0 +1,124 @@
+"""Every fit of one experiment: sites x seeds, each in its own folder, several at a time, resumed after a kill.
+
+Each fit computes on one thread, and fits run side by side in processes: on two cores that is faster than one fit on two threads (small
+matrices), and results do not depend on how many run at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipelines.cohort import MANIFEST, Case
+from pipelines.outputs import sha256, staged_folder, write_json
+from pipelines.params import Experiment, Params
+from pipelines.systems import create, params_model
+from pipelines.systems.protocol import Task
+from pipelines.train.calibrate import Temperature, band_sample, fit_temperature
+from pipelines.train.fitted import RECORD
+from pipelines.train.inputs import experiment_of, load_task
+from pipelines.train.split import Split, draw, sites_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit to make."""
+
+    experiment: str
+    system: str
+    params: dict
+    shots: int
+    site: str
+    seed: int
+    split: Split
+    band_mm: float
+
+    def folder(self, out: Path) -> Path:
+        return out / self.site / f"seed-{self.seed}"
+
+
+def fit_experiment(name: str, source: Path, prompts: Path, embeddings: Path, out: Path, params: Params, jobs: int | None = None) -> None:
+    """Train experiment `name` at every site with every seed of the protocol into `out/<site>/seed-<s>/`.
+
+    All draws are made before anything is trained, so that a site with too few cases stops the stage at once. `jobs`: fits at a time,
+    by default one per core.
+    """
+    experiment = experiment_of(params, name)
+    task, cases = load_task(source, prompts, embeddings, params)
+    plan = plan_fits(name, experiment, cases, params)
+    with staged_folder(out, inputs=_fingerprint(experiment, task, params, source, prompts)) as folder:
+        waiting = [job for job in plan if not (job.folder(folder) / RECORD).is_file()]
+        if len(waiting) < len(plan):
+            print(f"{name}: {len(plan) - len(waiting)} of {len(plan)} fits were finished by an earlier run", flush=True)
+        _run(waiting, task, folder, jobs or os.cpu_count() or 1)
+
+
+def plan_fits(name: str, experiment: Experiment, cases: Sequence[Case], params: Params) -> list[Job]:
+    """The fits of an experiment with their draws."""
+    system_params = params_model(experiment.system)(**experiment.params).model_dump(mode="json")
+    return [Job(name, experiment.system, system_params, experiment.shots, site, seed,
+                draw(cases, site, experiment.shots, seed, params.protocol, params.cohort.split_by, name), params.evaluate.band_mm)
+            for site in sites_of(cases, params.protocol) for seed in params.protocol.seeds]
+
+
+def fit_one(job: Job, task: Task, out: Path) -> dict:
+    """Train, calibrate and write one fit; its folder appears whole. Returns what `fit.json` holds."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        system = create(job.system, params_model(job.system)(**job.params))
+        start = time.perf_counter()
+        system.fit(task, job.split.support, job.seed)
+        seconds = time.perf_counter() - start
+        temperature = _calibrate(system, task, job)
+    finally:
+        torch.set_num_threads(threads)
+    record = {"experiment": job.experiment, "system": job.system, "params": job.params, "shots": job.shots, "site": job.site, "seed": job.seed,
+              "labels": list(task.labels), "modalities": list(task.modalities), "split": job.split.ids(),
+              "calibration_from": job.split.calibration_from, "temperature": temperature.value, "calibration": asdict(temperature),
+              "train_seconds": round(seconds, 3), "backbone": task.backbone.fingerprint}
+    final = job.folder(out)
+    working = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    system.save(working)
+    write_json(working / RECORD, record)
+    working.rename(final)
+    return record
+
+
+def _calibrate(system, task: Task, job: Job) -> Temperature:
+    samples = [band_sample(system.predict(task, case), case.label(), case.spacing_mm, job.band_mm) for case in job.split.calibration]
+    return fit_temperature(samples) if samples else Temperature()
+
+
+def _run(waiting: Sequence[Job], task: Task, out: Path, jobs: int) -> None:
+    """Make the fits, `jobs` at a time, telling how far it is and how long it will take."""
+    from joblib import Parallel, delayed
+
+    start, jobs = time.monotonic(), max(1, min(jobs, len(waiting)))
+    done = Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1 if jobs > 1 else None)(
+        delayed(fit_one)(job, task, out) for job in waiting)
+    for count, record in enumerate(done, start=1):
+        left = (time.monotonic() - start) / count * (len(waiting) - count)
+        print(f"{record['experiment']}: fit {count} of {len(waiting)}, site {record['site']} seed {record['seed']}, "
+              f"{record['train_seconds']:.1f} s, T = {record['temperature']:.2f}; about {left:.0f} s left", flush=True)
+
+
+def _fingerprint(experiment: Experiment, task: Task, params: Params, source: Path, prompts: Path) -> str:
+    """What the fits depend on: a killed run is resumed only when none of it has changed, code included."""
+    package = Path(__file__).parents[1]
+    code = sorted((*(package / "train").rglob("*.py"), *(package / "systems").rglob("*.py")))
+    content = {"experiment": experiment.model_dump(mode="json"), "protocol": params.protocol.model_dump(mode="json"),
+               "split_by": params.cohort.split_by, "labels": task.labels, "band_mm": params.evaluate.band_mm,
+               "cohort": sha256(Path(source) / MANIFEST), "prompts": sha256(Path(prompts) / "prompts.json"),
+               "backbone": task.backbone.fingerprint, "code": [sha256(path) for path in code]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

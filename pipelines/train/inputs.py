@@ -1,0 +1,40 @@
+"""What training and evaluation both start from: the task and the cohort's cases with their cached tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.backbones import load_backbone
+from pipelines.cohort import Case, cases_of
+from pipelines.errors import DataError, UsageError
+from pipelines.params import Params
+from pipelines.prompts.bank import PromptBank
+from pipelines.systems.protocol import Task
+
+
+def load_task(source: Path, prompts: Path, embeddings: Path, params: Params) -> tuple[Task, list[Case]]:
+    """The task of a resampled cohort and its cases, sorted by id. Raises `DataError` where a stage has not run or nothing is usable."""
+    from pipelines.embed.cache import token_files
+
+    for folder, stage in ((source, "resample"), (prompts, "prompts"), (embeddings, "embed")):
+        if not Path(folder).is_dir():
+            raise UsageError(f"{folder} does not exist; the {stage} stage makes it")
+    cases = cases_of(source, token_files(embeddings))
+    if not cases:
+        raise DataError(f"{source} holds no case with an image and a mask; its quarantine.tsv says why")
+    present = {modality for case in cases for modality in case.images}
+    known = [modality for modality in params.ingest.modalities if modality in present]
+    task = Task(
+        labels=tuple(label.name for label in params.cohort.labels),
+        modalities=(*known, *sorted(present - set(known))),
+        prompts=PromptBank.load(prompts, embeddings),
+        backbone=load_backbone(params.embed.backbone),
+    )
+    return task, cases
+
+
+def experiment_of(params: Params, name: str):
+    """The experiment that params call `name`."""
+    if name not in params.experiments:
+        raise UsageError(f"there is no experiment {name!r} in params.yaml; it has {', '.join(sorted(params.experiments))}")
+    return params.experiments[name]

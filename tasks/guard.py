@@ -1,0 +1,48 @@
+"""Run a command so that it cannot outlive whoever asked for it.
+
+Killing DVC alone leaves the stage it started writing on, and a flow that dies of `kill -9` cannot kill anything. So the command runs
+under this guard, which leads a process group of its own and reads a pipe that only the asking process holds open: when that process
+dies, in whatever way, the pipe ends, and the guard takes the whole group down with it. (Linux's parent-death signal would not do: it
+fires when the starting *thread* ends, and reaches one process, not its children.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def start(command: Sequence[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen:
+    """Start `command` under a guard, stdout and stderr joined in `.stdout` as text lines. The guard's pid is its process group."""
+    return subprocess.Popen([sys.executable, "-I", __file__, *command], cwd=cwd, env=env, text=True, errors="replace", bufsize=1,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """End the whole group of a guarded command, at once."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _die_with_parent() -> None:
+    sys.stdin.buffer.read()  # returns at the end of the pipe: the asking process is gone or has closed it
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> int:
+    """The guard itself: run the command of argv, exit as it does."""
+    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    status = process.wait()
+    sys.stdout.flush()
+    os._exit(status if status >= 0 else 128 - status)  # no interpreter shutdown: the thread is still reading
+
+
+if __name__ == "__main__":
+    main()

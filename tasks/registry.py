@@ -1,0 +1,79 @@
+"""Put a fitted system into MLflow as a model that runs elsewhere: weights, prompts and code, and the frozen backbone by hash only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from tasks.environment import PROJECT
+from tasks.reported import Experiment, Reported
+
+#: What a loaded model imports. Given by hand, because MLflow's own search takes 9 s a model.
+REQUIREMENTS = ("einops", "mlflow", "monai", "nibabel", "numpy", "pandas", "pandera", "pydantic", "PyYAML", "safetensors", "scikit-learn",
+                "scipy", "skops", "torch")
+EXAMPLE_SHAPE = (2, 16, 16)
+EXAMPLE_SPACING_MM = (5.0, 1.5, 1.5)
+ALIAS = "challenger"
+
+
+def log_model(reported: Reported, experiment: Experiment, register: bool) -> str:
+    """Log the experiment's first fit (first site, first seed) to the active run; returns the model's address."""
+    import mlflow
+
+    from pipelines.train.fitted import RECORD, fits_of
+
+    fit = fits_of(experiment.models)[0]
+    record = json.loads((fit / RECORD).read_text())
+    config = model_config(experiment, record)
+    name = f"semiflow-{reported.cohort}-{experiment.name}"
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = make_bundle(Path(temporary) / "fit", fit, reported.data / "prompts", reported.data / "embeddings")
+        logged = mlflow.pyfunc.log_model(
+            name="model", python_model=str(Path(__file__).with_name("model.py")), artifacts={"fit": str(bundle)}, model_config=config,
+            code_paths=[str(PROJECT / "pipelines")], signature=signature(config), input_example=input_example(config),
+            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+            registered_model_name=name if register else None,
+            metadata={key: config[key] for key in ("system", "site", "seed", "shots", "backbone", "backbone_fingerprint")})
+    if register:
+        mlflow.MlflowClient().set_registered_model_alias(name, ALIAS, str(logged.registered_model_version))
+    return logged.model_uri
+
+
+def model_config(experiment: Experiment, record: dict) -> dict:
+    """What the loaded model has to know beside its files."""
+    from pipelines.systems import create, params_model
+
+    system = create(record["system"], params_model(record["system"])(**record["params"]))
+    return {key: record[key] for key in ("system", "site", "seed", "shots", "labels", "modalities")} | {
+        "backbone": experiment.summary["backbone"]["name"], "backbone_fingerprint": record["backbone"], "uses_tokens": bool(system.uses_tokens)}
+
+
+def make_bundle(bundle: Path, fit: Path, prompts: Path, embeddings: Path) -> Path:
+    """Everything that `tasks.model` reads, in one folder: `weights/` (the fit) and `text/` (prompts and their embeddings)."""
+    shutil.copytree(fit, bundle / "weights", ignore=shutil.ignore_patterns(".*"))
+    (bundle / "text").mkdir()
+    for path in (prompts / "prompts.json", embeddings / "text.json", embeddings / "text.safetensors"):
+        shutil.copyfile(path, bundle / "text" / path.name)
+    return bundle
+
+
+def signature(config: dict):
+    """Named tensors in, one tensor out (see `tasks.model.SemiflowModel`)."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    volume, number = (-1, -1, -1), np.dtype(np.float32)
+    inputs = [TensorSpec(number, volume, name) for name in (*config["modalities"], "brain")] + [TensorSpec(number, (3,), "spacing_mm")]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(number, (1 + len(config["labels"]), *volume))]))
+
+
+def input_example(config: dict) -> dict[str, np.ndarray]:
+    """A tiny study with every modality, of noise: it shows names, types and shapes."""
+    random = np.random.default_rng(0)
+    example = {name: random.standard_normal(EXAMPLE_SHAPE).astype(np.float32).round(2) for name in config["modalities"]}
+    return example | {"brain": np.ones(EXAMPLE_SHAPE, np.float32), "spacing_mm": np.array(EXAMPLE_SPACING_MM, np.float32)}

@@ -1,0 +1,58 @@
+"""A Prefect server for the session, and a project whose stages are real but take no time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """One Prefect server with a database of its own for every flow that tests run here."""
+    import tasks  # noqa: F401  (offline defaults, before Prefect reads them)
+
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A DVC project in the shape of this one (evaluate per experiment, then report and record), with cmds that only write a file."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    stages = {
+        "simulate": {"cmd": "mkdir -p data && echo images > data/images.txt", "outs": ["data/images.txt"]},
+        "evaluate": {"foreach": ["semi", "unet"], "do": {
+            "cmd": "mkdir -p reports && cp data/images.txt reports/${item}.txt", "deps": ["data/images.txt"], "outs": ["reports/${item}.txt"]}},
+        "report": {"cmd": "cat reports/semi.txt reports/unet.txt > results.csv", "deps": ["reports/semi.txt", "reports/unet.txt"],
+                   "outs": ["results.csv"]},
+        "record": {"cmd": "printenv SEMIFLOW_FLOW_RUN_ID > runs.txt", "deps": ["results.csv"], "outs": ["runs.txt"]},
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def free_port():
+    """A function that finds a port of this machine that nobody listens to."""
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
