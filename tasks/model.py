@@ -24,16 +24,18 @@ warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` met
 
 SPACING = "spacing_mm"
 BRAIN = "brain"
+SLICE_AXIS = "slice_axis"
 
 
 class SemiflowModel(PythonModel):
     """Probabilities of the target labels for one study.
 
-    Input, by name, every tensor float32:
+    Input, by name, float32 where not said otherwise:
 
     - one volume per modality, `(slices, rows, columns)` on one grid, standardised as the resample stage does (0 outside the head, about
       0 +- 1 inside). A modality that the study lacks is filled with NaN.
     - `spacing_mm`: `(3,)`, of the same axes.
+    - `slice_axis`: `(1,)` int64, the axis of the patient that slices lie along: 0 left-right, 1 posterior-anterior, 2 inferior-superior (axial).
     - `brain`: the foreground mask, above 0 inside; filled with NaN it is taken from the voxels where a volume is not 0.
 
     Output: `(1 + labels, slices, rows, columns)` float32 summing to 1 over the first axis; channel 0 is background.
@@ -76,7 +78,8 @@ class SemiflowModel(PythonModel):
         if self.fitted.uses_tokens:
             tokens = {name: self.fitted.task.backbone.encode_image(image, spacing) for name, image in images.items()}
         # a name of its own: systems may keep what they computed of a case by its name
-        return Case(subject=uuid.uuid4().hex, session="", site=self.site, spacing_mm=spacing, slice_axis=0, images=images, brain=brain, tokens=tokens)
+        return Case(subject=uuid.uuid4().hex, session="", site=self.site, spacing_mm=spacing, slice_axis=int(tensors[SLICE_AXIS][0]),
+                    images=images, brain=brain, tokens=tokens)
 
 
 def find_backbone(name: str, fingerprint: str):

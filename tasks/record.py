@@ -6,6 +6,7 @@ hole in the record. Recording the same results twice makes no second run.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -48,6 +49,7 @@ def record(reports: Path, project: Path = PROJECT) -> dict[str, dict]:
 
     cohorts = read_reports(reports, project)
     uri = tracking_uri(project)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     with locked(_lock_file(uri, project)):
         location = _mlflow_experiment(uri)
@@ -68,7 +70,8 @@ def _mlflow_experiment(uri: str) -> str:
     found = mlflow.get_experiment_by_name(MLFLOW_EXPERIMENT)
     if found is None:
         store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else None
-        location = mlflow.create_experiment(MLFLOW_EXPERIMENT, artifact_location=(store / "artifacts").as_uri() if store else None)
+        location = mlflow.create_experiment(MLFLOW_EXPERIMENT, artifact_location=(store / "artifacts").as_uri() if store else None,
+                                            tags={"mlflow.experimentKind": "custom_model_development"})  # the UI then shows runs, not chats
     else:
         location = found.experiment_id
     mlflow.set_experiment(experiment_id=location)
@@ -151,7 +154,7 @@ def common_tags(reported: Reported) -> dict[str, str]:
     fingerprints = {str(experiment.summary["backbone"]["fingerprint"]) for experiment in reported.experiments}
     tags = {"cohort": reported.cohort, "sites": ",".join(sorted({site for item in reported.experiments for site in item.summary["sites"]})),
             "backbone_fingerprint": ",".join(sorted(fingerprints)), "git_sha": git_sha(reported.project),
-            "flow_run_id": os.environ.get(FLOW_RUN_VARIABLE, "")}
+            "flow_run_id": os.environ.get(FLOW_RUN_VARIABLE, ""), "mlflow.source.name": "tasks/record.py"}
     if reported.lock_file.is_file():
         tags["dvc_lock_sha256"] = sha256(reported.lock_file)
     return tags

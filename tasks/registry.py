@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from tasks.environment import PROJECT
+import pipelines
 from tasks.reported import Experiment, Reported
 
 #: What a loaded model imports. Given by hand, because MLflow's own search takes 9 s a model.
 REQUIREMENTS = ("einops", "mlflow", "monai", "nibabel", "numpy", "pandas", "pandera", "pydantic", "PyYAML", "safetensors", "scikit-learn",
                 "scipy", "skops", "torch")
+PACKAGE = Path(pipelines.__file__).parent  # the code goes with the model: weights outlive the version that made them
 EXAMPLE_SHAPE = (2, 16, 16)
 EXAMPLE_SPACING_MM = (5.0, 1.5, 1.5)
 ALIAS = "challenger"
@@ -25,32 +28,37 @@ def log_model(reported: Reported, experiment: Experiment, register: bool) -> str
     """Log the experiment's first fit (first site, first seed) to the active run; returns the model's address."""
     import mlflow
 
-    from pipelines.train.fitted import RECORD, fits_of
+    from pipelines.train.fitted import fits_of
 
-    fit = fits_of(experiment.models)[0]
-    record = json.loads((fit / RECORD).read_text())
-    config = model_config(experiment, record)
     name = f"semiflow-{reported.cohort}-{experiment.name}"
-    with tempfile.TemporaryDirectory() as temporary:
-        bundle = make_bundle(Path(temporary) / "fit", fit, reported.data / "prompts", reported.data / "embeddings")
-        logged = mlflow.pyfunc.log_model(
-            name="model", python_model=str(Path(__file__).with_name("model.py")), artifacts={"fit": str(bundle)}, model_config=config,
-            code_paths=[str(PROJECT / "pipelines")], signature=signature(config), input_example=input_example(config),
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
-            registered_model_name=name if register else None,
-            metadata={key: config[key] for key in ("system", "site", "seed", "shots", "backbone", "backbone_fingerprint")})
+    with packed(fits_of(experiment.models)[0], reported.data / "prompts", reported.data / "embeddings", experiment.summary["backbone"]["name"]) as parts:
+        logged = mlflow.pyfunc.log_model(name="model", registered_model_name=name if register else None, **parts)
     if register:
         mlflow.MlflowClient().set_registered_model_alias(name, ALIAS, str(logged.registered_model_version))
     return logged.model_uri
 
 
-def model_config(experiment: Experiment, record: dict) -> dict:
+@contextlib.contextmanager
+def packed(fit: Path, prompts: Path, embeddings: Path, backbone: str) -> Iterator[dict]:
+    """A fit as the arguments of `mlflow.pyfunc.log_model` or `save_model`, while the block lasts. `backbone`: its name in params."""
+    from pipelines.train.fitted import RECORD
+
+    config = model_config(json.loads((fit / RECORD).read_text()), backbone)
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = make_bundle(Path(temporary) / "fit", fit, prompts, embeddings)
+        yield {"python_model": str(Path(__file__).with_name("model.py")), "artifacts": {"fit": str(bundle)}, "model_config": config,
+               "code_paths": [str(PACKAGE)], "signature": signature(config), "input_example": input_example(config),
+               "pip_requirements": [f"{package}=={version(package)}" for package in REQUIREMENTS],
+               "metadata": {key: config[key] for key in ("system", "site", "seed", "shots", "backbone", "backbone_fingerprint")}}
+
+
+def model_config(record: dict, backbone: str) -> dict:
     """What the loaded model has to know beside its files."""
     from pipelines.systems import create, params_model
 
     system = create(record["system"], params_model(record["system"])(**record["params"]))
     return {key: record[key] for key in ("system", "site", "seed", "shots", "labels", "modalities")} | {
-        "backbone": experiment.summary["backbone"]["name"], "backbone_fingerprint": record["backbone"], "uses_tokens": bool(system.uses_tokens)}
+        "backbone": backbone, "backbone_fingerprint": record["backbone"], "uses_tokens": bool(system.uses_tokens)}
 
 
 def make_bundle(bundle: Path, fit: Path, prompts: Path, embeddings: Path) -> Path:
@@ -68,7 +76,8 @@ def signature(config: dict):
     from mlflow.types import Schema, TensorSpec
 
     volume, number = (-1, -1, -1), np.dtype(np.float32)
-    inputs = [TensorSpec(number, volume, name) for name in (*config["modalities"], "brain")] + [TensorSpec(number, (3,), "spacing_mm")]
+    inputs = [TensorSpec(number, volume, name) for name in (*config["modalities"], "brain")]
+    inputs += [TensorSpec(number, (3,), "spacing_mm"), TensorSpec(np.dtype(np.int64), (1,), "slice_axis")]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(number, (1 + len(config["labels"]), *volume))]))
 
 
@@ -76,4 +85,5 @@ def input_example(config: dict) -> dict[str, np.ndarray]:
     """A tiny study with every modality, of noise: it shows names, types and shapes."""
     random = np.random.default_rng(0)
     example = {name: random.standard_normal(EXAMPLE_SHAPE).astype(np.float32).round(2) for name in config["modalities"]}
-    return example | {"brain": np.ones(EXAMPLE_SHAPE, np.float32), "spacing_mm": np.array(EXAMPLE_SPACING_MM, np.float32)}
+    return example | {"brain": np.ones(EXAMPLE_SHAPE, np.float32), "spacing_mm": np.array(EXAMPLE_SPACING_MM, np.float32),
+                      "slice_axis": np.array([2])}

@@ -21,6 +21,8 @@ from pipelines.outputs import staged_file
 
 INDEX = "index.parquet"
 IMAGES = "images"
+#: The one entry of a token file's header (one, because safetensors writes several in no fixed order): its key and its checksum.
+PROOF = "key and checksum"
 INDEX_COLUMNS = {"subject": "str", "session": "str", "modality": "str", "sha256": "str", "fingerprint": "str", "file": "str", "checksum": "str",
                  "bytes": "Int64"}
 
@@ -40,7 +42,7 @@ def write_tokens(path: Path, tokens: Mapping[str, np.ndarray]) -> str:
     digest = checksum(tensors)
     try:
         with staged_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"key": path.stem, "checksum": digest})
+            save_file(tensors, temporary, metadata={PROOF: f"{path.stem} {digest}"})
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be written ({error}); free some space or give another --out, what is finished is kept") from None
     return digest
@@ -54,7 +56,7 @@ def intact(path: Path) -> str | None:
             digest = checksum({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118 - a safetensors handle is no mapping
     except (OSError, SafetensorError, ValueError):
         return None
-    return digest if metadata.get("checksum") == digest and metadata.get("key") == path.stem else None
+    return digest if metadata.get(PROOF) == f"{path.stem} {digest}" else None
 
 
 def checksum(tensors: Mapping[str, np.ndarray]) -> str:

@@ -19,6 +19,7 @@ from pipelines.systems.protocol import Task
 
 RELIABILITY_KEYS = ["cohort", "experiment", "system", "shots", "site", "label", "region", "bin"]
 RELIABILITY_SUMS = ["count", "confidence_sum", "accuracy_sum"]
+_WARM: set[object] = set()  # systems that have predicted in this process
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def evaluate_fit(job: Job, task: Task, settings: Evaluate, out: Path) -> None:
 
     torch.set_num_threads(1)
     fitted = load_fitted(job.folder, task)
-    fitted.predict(job.query[0])  # not timed: what a library loads at its first use is no case's cost
+    if job.facts["system"] not in _WARM:  # a first prediction, not timed: what a library loads at its first use is no case's cost
+        fitted.predict(job.query[0])
+        _WARM.add(job.facts["system"])
     measure_fit(fitted, job, task.labels, settings, out)
 
 

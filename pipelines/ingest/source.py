@@ -10,8 +10,11 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import stat
+import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,10 +54,23 @@ def open_source(source: Path) -> Iterator[list[SourceFile]]:
     if source.is_dir():
         yield _walk(source)
     elif zipfile.is_zipfile(source):
-        with tempfile.TemporaryDirectory(prefix="semiflow-") as folder:
+        with _ending_on_sigterm(), tempfile.TemporaryDirectory(prefix="semiflow-") as folder:
             yield _unpack(source, Path(folder))
     else:
         raise UsageError(f"--source {source} is neither a folder nor a zip (a truncated zip looks like this too); give a folder or a whole .zip")
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program the ordinary way, so that unpacked patient files are removed. Only the main thread may ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def fingerprint(source: Path, files: list[SourceFile]) -> str:

@@ -20,7 +20,7 @@ from pipelines.ingest.jobs import WORK, Home, ImageJob, LabelJob, Outcome, run
 from pipelines.ingest.participants import write_participants
 from pipelines.ingest.pseudonyms import Pseudonyms, load_key
 from pipelines.ingest.source import SourceFile, fingerprint, open_source
-from pipelines.outputs import staged_folder, write_json, write_text
+from pipelines.outputs import sha256, staged_folder, write_json, write_text
 from pipelines.params import Params, SiteRule
 
 BIDS_VERSION = "1.10.0"
@@ -57,11 +57,16 @@ def ingest(source: Path, out: Path, params: Params, *, site: str | None = None, 
             held = f"holds {len(files)} file(s), none of them DICOM or NIfTI" if files else "is empty"
             raise DataError(f"{source} {held}; give a folder or zip with DICOM, or with NIfTI files named as BIDS names them")
         key = _key(params, key_file) if dicom else b""
-        state = hashlib.sha256("\n".join([fingerprint(source, files), hashlib.sha256(key).hexdigest(), params.cohort.model_dump_json(),
-                                          params.ingest.model_dump_json()]).encode()).hexdigest()
-        with staged_folder(out, inputs=state) as folder:
+        with staged_folder(out, inputs=_state(source, files, params, key)) as folder:
             plan = _plan(files, dicom, nifti, params, key)
             return _write(folder, source, plan, files=files, params=params, jobs=jobs)
+
+
+def _state(source: Path, files: Sequence[SourceFile], params: Params, key: bytes) -> str:
+    """What the work depends on, so that a killed run is resumed only by an equal one (also of this code)."""
+    code = [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    parts = [fingerprint(source, files), hashlib.sha256(key).hexdigest(), params.cohort.model_dump_json(), params.ingest.model_dump_json(), *code]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _key(params: Params, key_file: Path | None) -> bytes:
@@ -112,8 +117,8 @@ def _run(work: Sequence[ImageJob | LabelJob], folder: Path, jobs: int, what: str
 
 
 def _homes(images: Sequence[ImageJob], outcomes: Sequence[Outcome], params: Params) -> dict[tuple[str, str], list[Home]]:
-    """The written images of each case, those that give a case its grid first."""
-    order = [*params.resample.reference, *params.ingest.modalities]
+    """The written images of each case, in the order of params' modalities."""
+    order = list(params.ingest.modalities)
     homes: dict[tuple[str, str], list[Home]] = {}
     for job, outcome in sorted(zip(images, outcomes, strict=True), key=lambda pair: order.index(pair[0].modality)):
         if (row := outcome.row) is not None:

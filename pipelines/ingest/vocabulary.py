@@ -9,7 +9,7 @@ SERIES_WORDS = frozenset([
     "fat", "fdg", "fet", "fiesta", "flair", "fluid", "fs", "fse", "fspgr", "gad", "gado", "gadolinium", "gd", "ge", "gre", "haste", "head", "ir",
     "iso", "km", "ktrans", "lesion", "liver", "loc", "localiser", "localizer", "map", "mask", "mm", "mpr", "mprage", "mr", "mra", "mtt", "nac",
     "ncbf", "neck", "non", "nrcbv", "obl", "oblique", "pd", "pdw", "pelvis", "perf", "perfusion", "pet", "plus", "post", "pre", "propeller",
-    "prostate", "rcbv", "recon", "reg", "registered", "research", "s", "sag", "sagittal", "sat", "scan", "scout", "se", "seg", "segmentation",
+    "prostate", "rcbv", "recon", "reg", "registered", "research", "sag", "sagittal", "sat", "scan", "scout", "se", "seg", "segmentation",
     "series", "space", "spgr", "spine", "srcbv", "ssfp", "stir", "sub", "subtraction", "survey", "suv", "swan", "swi", "t1", "t1post", "t1pre",
     "t1w", "t1wi", "t2", "t2flair", "t2w", "t2wi", "thick", "thin", "tirm", "tof", "tra", "trace", "transverse", "tse", "ttp", "tumor", "tumour",
     "vista", "water", "with", "without",

@@ -216,3 +216,5 @@ def _fix_clock_and_chance(ds: Dataset, when: dt.datetime, dimension_uid: str) ->
             element.value = f"{when:%Y%m%d}"
         elif element.keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
             element.value = _time(when)
+        elif element.keyword == "ContributionDateTime":
+            element.value = f"{when:%Y%m%d%H%M%S}.000000"

@@ -58,7 +58,7 @@ def head(image: np.ndarray, slice_axis: int) -> np.ndarray:
     threshold.Execute(sitk.GetImageFromArray(clipped))
     above = clipped > min(threshold.GetThreshold(), top / 2)
     disc = in_plane_disc(slice_axis)
-    mask = largest(ndimage.binary_opening(above, disc))
+    mask = largest(ndimage.binary_opening(fill_slices(above, slice_axis), disc))  # filled first: opening alone would break a thin scalp
     margin = [(0 if axis == slice_axis else CLOSING) for axis in range(3)]  # closing must not erode at the array's edge
     padded = np.pad(mask, [(m, m) for m in margin])
     closed = ndimage.binary_closing(padded, disc, iterations=CLOSING)

@@ -72,7 +72,7 @@ class Grid:
         wanted = np.array(self.shape) * own / spacing
         shape = np.where(kept, self.shape, np.maximum(np.ceil(wanted - SPACING_TOLERANCE), 1)).astype(int)
         affine = np.eye(4)
-        affine[:3, :3] = self.directions * spacing
+        affine[:3, :3] = self.affine[:3, :3] * (spacing / own)
         first = (np.array(self.shape) - 1) / 2 - (shape - 1) / 2 * spacing / own
         affine[:3, 3] = self.world(np.where(kept, 0, first))
         return Grid(tuple(int(n) for n in shape), affine)

@@ -41,7 +41,7 @@ def train(*, experiment: str, source: Path, prompts: Path, embeddings: Path, out
     from pipelines.params import load_params
     from pipelines.train.fit import fit_experiment
 
-    fit_experiment(experiment, source, prompts, embeddings, out, load_params(params), jobs)
+    fit_experiment(experiment, source=source, prompts=prompts, embeddings=embeddings, out=out, params=load_params(params), jobs=jobs)
 
 
 if __name__ == "__main__":

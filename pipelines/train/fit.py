@@ -43,7 +43,7 @@ class Job:
         return out / self.site / f"seed-{self.seed}"
 
 
-def fit_experiment(name: str, source: Path, prompts: Path, embeddings: Path, out: Path, params: Params, jobs: int | None = None) -> None:
+def fit_experiment(name: str, *, source: Path, prompts: Path, embeddings: Path, out: Path, params: Params, jobs: int | None = None) -> None:
     """Train experiment `name` at every site with every seed of the protocol into `out/<site>/seed-<s>/`.
 
     All draws are made before anything is trained, so that a site with too few cases stops the stage at once. `jobs`: fits at a time,
@@ -63,7 +63,8 @@ def plan_fits(name: str, experiment: Experiment, cases: Sequence[Case], params: 
     """The fits of an experiment with their draws."""
     system_params = params_model(experiment.system)(**experiment.params).model_dump(mode="json")
     return [Job(name, experiment.system, system_params, experiment.shots, site, seed,
-                draw(cases, site, experiment.shots, seed, params.protocol, params.cohort.split_by, name), params.evaluate.band_mm)
+                draw(cases, site, experiment.shots, seed, params.protocol,
+                     split_by=params.cohort.split_by, experiment=name), params.evaluate.band_mm)
             for site in sites_of(cases, params.protocol) for seed in params.protocol.seeds]
 
 

@@ -37,8 +37,8 @@ class Split:
         return {name: [case.id for case in getattr(self, name)] for name in ("support", "calibration", "query")}
 
 
-def draw(cases: Sequence[Case], site: str, shots: int, seed: int, protocol: Protocol, split_by: Literal["subject", "session"] = "subject",
-         experiment: str = "") -> Split:
+def draw(cases: Sequence[Case], site: str, shots: int, seed: int, protocol: Protocol, *,
+         split_by: Literal["subject", "session"] = "subject", experiment: str = "") -> Split:
     """Draw the support, calibration and query cases of one fit at `site` (protocol `within`).
 
     Support is the beginning of the site's shuffled labelled cases, calibration its end, query all that is left and shares no subject with

@@ -18,7 +18,7 @@ from pipelines.errors import UsageError
 from pipelines.phantoms.anatomy import Tissue
 
 TINY = AtlasConfig(widths=(8, 8, 16, 16), fine=8, coarse=8, dim=16, text_buckets=128, text_layers=1, text_heads=2)
-RECIPE = Recipe(seed=3, heads=1, batch=4, size=48, tokens=512, phrasings=1, warm_up=2, bfloat16=False)
+RECIPE = Recipe(seed=3, heads=1, batch=4, size=48, tokens=512, phrasings=1, text_steps=3, warm_up=2, bfloat16=False)
 
 
 @pytest.fixture(scope="module")

@@ -105,5 +105,5 @@ def test_a_query_case_that_is_gone_is_named_as_such(trained, tmp_path):
 
 def test_no_fits(tmp_path):
     (tmp_path / "models").mkdir()
-    with pytest.raises(DataError, match="pipelines.train"):
+    with pytest.raises(DataError, match="run `python -m"):
         read_fits(tmp_path / "models")

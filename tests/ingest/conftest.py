@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, PositronEmission
 
 from pipelines.cli import run
 from pipelines.ingest.__main__ import app
+from pipelines.ingest.stage import Summary, ingest
 from pipelines.params import Params, SiteRule, load_params
 
 UPRIGHT = np.eye(3)  # columns: along a row, down a column, across slices (LPS)
@@ -70,7 +71,8 @@ class Series:
         ds.SOPClassUID = PositronEmissionTomographyImageStorage if self.pet else MRImageStorage
         ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid(self.patient, self.study, self.description, index)
-        ds.Modality, ds.PatientID, ds.PatientName, ds.SeriesDescription = "PT" if self.pet else "MR", self.patient, self.patient, self.description
+        ds.Modality, ds.SeriesDescription = "PT" if self.pet else "MR", self.description
+        ds.PatientID, ds.PatientName = self.patient, f"{self.patient}^"
         ds.StudyDate, ds.StudyTime, ds.StudyInstanceUID = self.study, "120000", uid(self.patient, self.study)
         ds.SeriesInstanceUID, ds.FrameOfReferenceUID = uid(self.patient, self.study, self.description), uid(self.patient, self.study, "frame")
         ds.SeriesNumber, ds.InstanceNumber, ds.StudyID, ds.AccessionNumber, ds.ReferringPhysicianName = 1, index + 1, "", "", ""
@@ -111,6 +113,12 @@ def params() -> Params:
     """The project's params with one site for everything and no key of their own."""
     project = load_params()
     return project.model_copy(update={"cohort": project.cohort.model_copy(update={"site": SiteRule(constant="here"), "pseudonym_key": ""})})
+
+
+@pytest.fixture(scope="session")
+def convert(params, key_file) -> Callable[[Path, Path], Summary]:
+    """The stage in this process, with the tests' params and key."""
+    return lambda source, out: ingest(source, out, params, key_file=key_file, jobs=1)
 
 
 @pytest.fixture

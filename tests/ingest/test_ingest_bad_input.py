@@ -6,6 +6,8 @@ import shutil
 import zipfile
 
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML
 
 from pipelines.cohort import read_manifest, read_quarantine
 
@@ -105,7 +107,8 @@ def mixed(dataset, index, kind):
     elif kind == "unknown-modality":
         dataset.SeriesDescription = "Sonderfall"
     elif kind == "no-decoder":
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG-2, never a slice
+        dataset.file_meta.TransferSyntaxUID = MPEG2MPML  # of films, never of a slice
+        dataset.PixelData = encapsulate([dataset.PixelData])
     elif kind == "multi-frame":
         dataset.NumberOfFrames = 4
     elif kind == "empty-image":

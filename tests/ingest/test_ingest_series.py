@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from pipelines.cohort import read_manifest, read_quarantine
-from pipelines.ingest.stage import ingest
 
 
 def world_points(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -25,14 +24,14 @@ def only_image(folder):
     return np.asarray(image.dataobj), image.affine
 
 
-@given(rotation=st.integers(0, 2**32 - 1), seed=st.integers(0, 999))
+@given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_orientation_order_and_names_give_the_same_world(rotation, seed, make_series, voxels, params, key_file, tmp_path_factory):
-    series = make_series(voxels, axes=Rotation.random(random_state=rotation).as_matrix())
+def test_any_orientation_order_and_names_give_the_same_world(seed, make_series, voxels, convert, tmp_path_factory):
+    series = make_series(voxels, axes=Rotation.random(random_state=seed).as_matrix())
     folder = tmp_path_factory.mktemp("series")
     names = [f"{name:04d}" for name in np.random.default_rng(seed).permutation(len(voxels))]
     series.write(folder / "in", names)
-    ingest(folder / "in", folder / "out", params, key_file=key_file, jobs=1)
+    convert(folder / "in", folder / "out")
     array, affine = only_image(folder / "out")
     assert array.dtype == np.int16
     np.testing.assert_allclose(world_points(array, affine), world_points(voxels, series.affine), atol=1e-3)
@@ -42,34 +41,34 @@ def test_any_orientation_order_and_names_give_the_same_world(rotation, seed, mak
     assert np.isclose(spacing[row.slice_axis], 5.0)
 
 
-def test_equal_inputs_make_equal_bytes(make_series, voxels, params, key_file, tmp_path):
+def test_equal_inputs_make_equal_bytes(make_series, voxels, convert, tmp_path):
     series = make_series(voxels)
     series.write(tmp_path / "in" / "a")
     series.write(tmp_path / "renamed" / "x" / "y", [f"{name}" for name in (5, 3, 1, 0, 2, 4)])
     for source, out in (("in", "first"), ("renamed", "second")):
-        ingest(tmp_path / source, tmp_path / out, params, key_file=key_file, jobs=1)
+        convert(tmp_path / source, tmp_path / out)
     first, second = ({path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
                      for name in ("first", "second"))
     assert first == second
 
 
-def test_each_slice_is_rescaled_by_its_own_slope(make_series, voxels, params, key_file, tmp_path):
+def test_each_slice_is_rescaled_by_its_own_slope(make_series, voxels, convert, tmp_path):
     def slope(dataset, index):
         dataset.RescaleSlope, dataset.RescaleIntercept = 0.5 + index, -1
 
     series = make_series(voxels, per_slice=slope)
     series.write(tmp_path / "in")
-    ingest(tmp_path / "in", tmp_path / "out", params, key_file=key_file, jobs=1)
-    array, affine = only_image(tmp_path / "out")
+    convert(tmp_path / "in", tmp_path / "out")
+    array, _ = only_image(tmp_path / "out")
     assert array.dtype == np.float32
     rescaled = voxels * (0.5 + np.arange(6))[:, None, None] - 1
     np.testing.assert_allclose(np.sort(array, axis=None), np.sort(rescaled, axis=None), rtol=1e-6)
 
 
-def test_sessions_are_numbered_by_date_and_frames_told_apart(make_series, voxels, params, key_file, tmp_path):
+def test_sessions_are_numbered_by_date_and_frames_told_apart(make_series, voxels, convert, tmp_path):
     for date in ("20210304", "20190506"):
         make_series(voxels + int(date[3]), study=date).write(tmp_path / "in" / date)
-    ingest(tmp_path / "in", tmp_path / "out", params, key_file=key_file, jobs=1)
+    convert(tmp_path / "in", tmp_path / "out")
     table = read_manifest(tmp_path / "out")
     assert list(table.session) == ["01", "02"]
     assert table.subject.nunique() == 1
@@ -78,29 +77,29 @@ def test_sessions_are_numbered_by_date_and_frames_told_apart(make_series, voxels
     assert first.min() == 9  # the study of 2019
 
 
-def test_finer_of_two_equal_modalities_is_kept_and_the_other_named(make_series, voxels, params, key_file, tmp_path):
+def test_finer_of_two_equal_modalities_is_kept_and_the_other_named(make_series, voxels, convert, tmp_path):
     make_series(voxels[:4], description="t1 coarse").write(tmp_path / "in" / "a")
     make_series(voxels, description="t1 fine").write(tmp_path / "in" / "b")
-    ingest(tmp_path / "in", tmp_path / "out", params, key_file=key_file, jobs=1)
+    convert(tmp_path / "in", tmp_path / "out")
     assert read_manifest(tmp_path / "out")["shape"].tolist() == ["8x7x6"]
     assert read_quarantine(tmp_path / "out").code.tolist() == ["duplicate-modality"]
 
 
-def test_second_best_is_taken_when_the_best_cannot_be_read(make_series, voxels, params, key_file, tmp_path):
+def test_second_best_is_taken_when_the_best_cannot_be_read(make_series, voxels, convert, tmp_path):
     make_series(voxels[:4], description="t1 coarse").write(tmp_path / "in" / "a")
     broken = make_series(voxels, description="t1 fine").write(tmp_path / "in" / "b")[2]
     broken.write_bytes(broken.read_bytes()[:-60])
-    ingest(tmp_path / "in", tmp_path / "out", params, key_file=key_file, jobs=1)
+    convert(tmp_path / "in", tmp_path / "out")
     assert read_manifest(tmp_path / "out")["shape"].tolist() == ["8x7x4"]
     quarantine = read_quarantine(tmp_path / "out").iloc[0]
     assert quarantine.code == "truncated-file"
     assert "52 of 112 bytes" in quarantine.reason
 
 
-def test_killed_run_is_resumed_with_the_same_result(make_series, voxels, params, key_file, tmp_path, monkeypatch):
+def test_killed_run_is_resumed_with_the_same_result(make_series, voxels, convert, tmp_path, monkeypatch):
     for number in (1, 2):
         make_series(voxels, patient=f"patient-{number}").write(tmp_path / "in" / f"{number}")
-    ingest(tmp_path / "in", tmp_path / "whole", params, key_file=key_file, jobs=1)
+    convert(tmp_path / "in", tmp_path / "whole")
 
     from pipelines.ingest import jobs, stage
 
@@ -113,13 +112,13 @@ def test_killed_run_is_resumed_with_the_same_result(make_series, voxels, params,
     with monkeypatch.context() as patch:
         patch.setattr(stage, "run", killed)
         try:
-            ingest(tmp_path / "in", tmp_path / "out", params, key_file=key_file, jobs=1)
+            convert(tmp_path / "in", tmp_path / "out")
         except KeyboardInterrupt:
             assert not (tmp_path / "out").exists()
     written = list((tmp_path / ".out.partial").rglob("*.nii.gz"))
     assert len(written) == 1
     before = written[0].stat().st_mtime_ns
-    ingest(tmp_path / "in", tmp_path / "out", params, key_file=key_file, jobs=1)
+    convert(tmp_path / "in", tmp_path / "out")
     resumed = tmp_path / "out" / written[0].relative_to(tmp_path / ".out.partial")
     assert resumed.stat().st_mtime_ns == before
     assert (tmp_path / "out" / "manifest.tsv").read_bytes() == (tmp_path / "whole" / "manifest.tsv").read_bytes()

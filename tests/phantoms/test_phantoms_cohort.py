@@ -21,7 +21,8 @@ from pipelines.phantoms.sites import SITES
 PARAMS = Simulate(seed=7, subjects_per_site=1, missing_fraction=0.0)
 #: PS3.3 type 1 attributes of a classic MR image that must have a value.
 MR_TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "FrameOfReferenceUID", "ImageType",
-             "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelSpacing",
+             "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored",
+             "HighBit", "PixelRepresentation", "PixelSpacing",
              "ImageOrientationPatient", "ImagePositionPatient", "ScanningSequence", "SequenceVariant", "PixelData")
 
 

@@ -24,7 +24,7 @@ ERROR = {"semi": 1.0, "random-forest": 2.2, "unet": 3.0}
 TITLES = {"semi": "SEMI", "random-forest": "random forest", "unet": "U-Net"}
 
 
-def make_case(site: str, number: int, shape: tuple[int, int, int] = (14, 72, 60)) -> Case:
+def make_case(site: str, number: int, shape: tuple[int, int, int] = (12, 56, 48)) -> Case:
     """A head with a two-part lesion, T2-like and T1-like images; every third case lacks one, every fifth has no core."""
     rng = np.random.default_rng([ord(letter) for letter in site] + [number])
     z, y, x = np.meshgrid(*(np.arange(size) for size in shape), indexing="ij")
@@ -34,15 +34,16 @@ def make_case(site: str, number: int, shape: tuple[int, int, int] = (14, 72, 60)
         return sum(((axis - m) / r) ** 2 for axis, m, r in zip((z, y, x), middle, radii, strict=True)) < 1
 
     head = ball(centre, centre * [1.1, 0.92, 0.88])
-    middle = centre + rng.uniform(-1, 1, 3) * [2, 12, 9]
-    radius = rng.uniform(8, 15)
+    middle = centre + rng.uniform(-1, 1, 3) * [1, 8, 6]
+    radius = rng.uniform(7, 11)
     wobble = gaussian_filter(rng.normal(size=shape), 4) * 40
     oedema = (((z - middle[0]) * 2.4) ** 2 + (y - middle[1]) ** 2 + (x - middle[2]) ** 2 < (radius + wobble) ** 2) & head
     core = (((z - middle[0]) * 2.4) ** 2 + (y - middle[1]) ** 2 + (x - middle[2]) ** 2 < (radius * 0.5 + wobble) ** 2) & head
     truth = oedema * 2
     truth[core] = 1 if number % 5 else 2
     texture = gaussian_filter(rng.normal(size=shape), 1.2) * 1.5
-    images = {"FLAIR": head * (1.4 * (truth == 2) + 0.5 * (truth == 1) + texture), "ceT1w": head * (1.6 * (truth == 1) - 0.4 * (truth == 2) + texture)}
+    images = {"FLAIR": head * (1.4 * (truth == 2) + 0.5 * (truth == 1) + texture),
+              "ceT1w": head * (1.6 * (truth == 1) - 0.4 * (truth == 2) + texture)}
     if number % 3 == 0:
         del images["ceT1w"]
     return Case(f"{site}{number:02d}", "1", site, SPACING, 2, {name: image.astype(np.float32) for name, image in images.items()},
@@ -75,14 +76,17 @@ class Displaced:
 
 
 def small_params(folder: Path, name: str = "phantom", **changes) -> Path:
-    """A params.yaml: the project's, with two seeds, few resamples and the changes given ("section.key" -> value)."""
+    """A params.yaml: the project's, with two seeds, few resamples and the changes given ("section" or "section.key" -> value)."""
     content = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
     content["cohort"]["name"] = name
     content["protocol"]["seeds"] = [0, 1]
     content["evaluate"]["bootstrap"] = 200
     for key, value in changes.items():
         section, _, entry = key.partition(".")
-        content[section][entry] = value
+        if entry:
+            content[section][entry] = value
+        else:
+            content[section] = value
     path = folder / "params.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content))
@@ -97,7 +101,8 @@ def write_experiment(folder: Path, name: str, params: Params, sites=("alpha", "b
         cases = [make_case(site, number) for number in range(1, subjects + 1)]
         for seed in params.protocol.seeds:
             record = {"seed": seed, "site": site, "train_seconds": 2.5 * experiment.shots, "calibration_from": "site", "temperature": 2.0}
-            facts = {"cohort": params.cohort.name, "experiment": name, "system": experiment.system, "shots": experiment.shots, "seed": seed, "site": site}
+            facts = {"cohort": params.cohort.name, "experiment": name, "system": experiment.system, "shots": experiment.shots,
+                     "seed": seed, "site": site}
             query = [case for index, case in enumerate(cases) if index != seed % subjects]
             job = Job(out, facts, query, overlays=seed == params.protocol.seeds[0])
             parts.append(out / "parts" / job.name)

@@ -43,12 +43,12 @@ def test_images_in_place_stay_in_place_and_twice_is_the_same():
 
 def test_noise_is_refused():
     noise = Volume(np.random.default_rng(0).normal(size=FIXED.grid.shape).astype(np.float32), FIXED.grid)
-    with pytest.raises(Refused, match="did not rise|ended") as caught:
+    with pytest.raises(Refused, match=r"did not rise|ended") as caught:
         register(FIXED, noise)
     assert caught.value.code == "registration"
 
 
 def test_a_head_turned_too_far_is_refused():
     turned = head(FIXED.grid, "t2", move=rigid((0, 0, 90), (0, 0, 0)))
-    with pytest.raises(Refused, match="beyond 40 mm or 30 deg|did not rise"):
+    with pytest.raises(Refused, match=r"beyond 40 mm or 30 deg|did not rise"):
         register(FIXED, turned)

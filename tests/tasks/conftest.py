@@ -30,7 +30,7 @@ def tiny_case(number: int) -> Case:
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in SHAPE), indexing="ij"))
     head, ball = np.sum(grid[1:] ** 2, axis=0) < 0.9, np.sum((grid - 0.1 * number) ** 2, axis=0) < 0.25
     images = {name: ((random.normal(0, 0.3, SHAPE) + 2 * ball * (name == "FLAIR")) * head).astype(np.float32) for name in MODALITIES}
-    return Case(f"{number:03d}x{uuid.uuid4().hex}", "", "A", (5.0, 1.5, 1.5), 0, images, head.astype(np.uint8), ball.astype(np.uint8))
+    return Case(f"{number:03d}x{uuid.uuid4().hex}", "", "A", (5.0, 1.5, 1.5), 2, images, head.astype(np.uint8), ball.astype(np.uint8))
 
 
 def tiny_prompts() -> tuple[dict, dict[str, np.ndarray]]:

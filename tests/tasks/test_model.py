@@ -5,16 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipelines.errors import DataError, UsageError
+from pipelines.outputs import write_json
+from pipelines.prompts.bank import PromptBank
 from pipelines.train.fitted import load_fitted
+
+ATLAS = Path(__file__).parents[2] / "models" / "atlas"
 
 
 def tensors(case, modalities) -> dict[str, np.ndarray]:
     """A case as the logged model takes it."""
     missing = np.full(case.foreground().shape, np.nan, np.float32)
     images = {name: case.image(name) if name in case.images else missing for name in modalities}
-    return images | {"brain": case.foreground().astype(np.float32), "spacing_mm": np.array(case.spacing_mm, np.float32)}
+    return images | {"brain": case.foreground().astype(np.float32), "spacing_mm": np.array(case.spacing_mm, np.float32),
+                     "slice_axis": np.array([case.slice_axis])}
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_signature_refuses_another_shape(loaded, tiny_task, case_of):
 def test_nothing_but_nan_is_refused(loaded, tiny_task, case_of):
     given = tensors(case_of(1), tiny_task.modalities)
     with pytest.raises(DataError, match="every modality is missing"):
-        loaded.predict({name: np.full_like(value, np.nan) for name, value in given.items()})
+        loaded.predict({name: value if value.ndim == 1 else np.full_like(value, np.nan) for name, value in given.items()})
 
 
 def test_absent_backbone_is_a_clear_error(monkeypatch, tmp_path):
@@ -68,12 +74,52 @@ def test_absent_backbone_is_a_clear_error(monkeypatch, tmp_path):
         find_backbone("atlas:models/atlas", "f" * 64)
 
 
-def test_another_backbone_is_refused(monkeypatch):
+@pytest.fixture(scope="module")
+def atlas():
+    """The project's own frozen backbone."""
+    if not (ATLAS / "weights.safetensors").is_file():
+        pytest.skip("models/atlas has no weights yet; `make pretrain` makes them")
+    from pipelines.backbones import load_backbone
+
+    return load_backbone(f"atlas:{ATLAS}")
+
+
+def test_another_backbone_is_refused(monkeypatch, atlas):
     from tasks.model import find_backbone
 
-    weights = Path(__file__).parents[2] / "models" / "atlas"
-    if not (weights / "weights.safetensors").is_file():
-        pytest.skip("models/atlas has no weights")
-    monkeypatch.setenv("SEMIFLOW_BACKBONE", str(weights))
+    monkeypatch.setenv("SEMIFLOW_BACKBONE", str(ATLAS))
     with pytest.raises(UsageError, match="this model was trained on ffffffffffff"):
         find_backbone("atlas:models/atlas", "f" * 64)
+
+
+def test_a_system_on_tokens_encodes_a_new_study_itself(atlas, tiny_task, case_of, tmp_path, monkeypatch):
+    """SEMI on the real backbone: what the saved model predicts from volumes alone is what the stage predicts from cached tokens."""
+    import mlflow
+
+    from pipelines.systems import create, params_model
+    from tasks.registry import packed
+
+    def with_tokens(case):
+        return dataclasses.replace(case, tokens={name: atlas.encode_image(image, case.spacing_mm) for name, image in case.images.items()})
+
+    texts = tiny_task.prompts.texts()
+    task = dataclasses.replace(tiny_task, backbone=atlas, prompts=PromptBank(tiny_task.prompts.phrasings, dict(zip(texts, atlas.encode_text(texts)))))
+    settings = params_model("semi")(steps=3)
+    system = create("semi", settings)
+    system.fit(task, [with_tokens(case_of(0))], seed=0)
+    fit = tmp_path / "fit"
+    fit.mkdir()
+    system.save(fit)
+    write_json(fit / "fit.json", {"system": "semi", "params": settings.model_dump(mode="json"), "shots": 1, "site": "A", "seed": 0, "temperature": 0.8,
+                                  "labels": list(task.labels), "modalities": list(task.modalities), "backbone": atlas.fingerprint})
+    write_json(tmp_path / "prompts.json", task.prompts.phrasings)
+    write_json(tmp_path / "text.json", texts)
+    save_file({"embeddings": atlas.encode_text(texts)}, tmp_path / "text.safetensors")
+    with packed(fit, tmp_path, tmp_path, "atlas:models/atlas") as parts:
+        mlflow.pyfunc.save_model(tmp_path / "saved", **parts)
+    assert not [path for path in (tmp_path / "saved").rglob("*.safetensors") if path.name == "weights.safetensors" and "atlas" in path.parts]
+
+    monkeypatch.setenv("SEMIFLOW_BACKBONE", str(ATLAS))
+    case = case_of(1)
+    predicted = mlflow.pyfunc.load_model(str(tmp_path / "saved")).predict(tensors(case, task.modalities))
+    np.testing.assert_allclose(predicted, load_fitted(fit, task).predict(with_tokens(case)), atol=1e-6)

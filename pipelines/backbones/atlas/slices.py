@@ -88,7 +88,7 @@ def _orientations(random: Uniform) -> tuple[torch.Tensor, torch.Tensor]:
     normal_axis = torch.where(kind < 0.8, 2, torch.where(kind < 0.9, 1, 0))
     order = torch.tensor([[0, 2, 1], [1, 2, 0], [2, 1, 0]])[normal_axis]  # an axial slice shows anterior-posterior along rows
     axes = torch.eye(3)[order]
-    swap = random.chance(0.3)
+    swap = random.chance(0.6)  # the stages' arrays have left-right along rows
     axes = torch.where(swap[:, None, None], axes[:, [0, 2, 1]], axes)
     axes = axes * torch.where(random(0, 1, 3) < 0.5, -1.0, 1.0)[..., None]
     angles = torch.deg2rad(torch.stack([random(-15, 15), random(-15, 15), random(-25, 25)], 1))

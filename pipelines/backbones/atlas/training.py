@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, safe_open, save_file
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipelines.backbones.atlas import concepts as c
@@ -32,11 +33,12 @@ class Recipe:
 
     seed: int
     heads: int = 80
-    batch: int = 16
+    batch: int = 8
     size: int = 112
-    tokens: int = 12288  # sampled per step, rare labels more often
-    phrasings: int = 3  # of every concept, per step
-    rate: float = 2e-3
+    tokens: int = 8192  # sampled per step, rare labels more often
+    phrasings: int = 2  # of every concept, per step
+    text_steps: int = 400  # before the first image
+    rate: float = 1.5e-3
     warm_up: int = 100
     decay: float = 0.3  # the last share of the steps, over which the rate falls to zero; constant before, so a run can be lengthened
     ema: float = 0.998
@@ -57,6 +59,7 @@ class State:
 def new_state(recipe: Recipe, config: AtlasConfig) -> State:
     torch.manual_seed(recipe.seed)
     towers = Towers(config).to(memory_format=torch.channels_last)
+    warm_up_text(towers, recipe)
     average = AveragedModel(towers, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     return State(towers, average, torch.optim.AdamW(towers.parameters(), lr=recipe.rate, weight_decay=1e-4, fused=True), 0, [])
 
@@ -87,23 +90,44 @@ def batch(volumes: torch.Tensor, recipe: Recipe, step: int) -> tuple[torch.Tenso
 
 
 def loss_of(towers: Towers, images: torch.Tensor, rows: torch.Tensor, random: Uniform, recipe: Recipe) -> torch.Tensor:
-    """Multi-positive InfoNCE between sampled pixels and prompts: each true prompt against all false ones, neutral ones left out."""
-    words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=random.generator)))
-    prompts = [c.phrase(concept, words) for concept in c.CONCEPTS for _ in range(recipe.phrasings)]
-    verdicts = torch.from_numpy(c.verdicts()).repeat_interleave(recipe.phrasings, dim=1)
+    """The contrast between sampled pixels of a batch and random prompts."""
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
         tokens = towers.image(images.to(memory_format=torch.channels_last))
     embedded = towers.image.align({name: tensor.float() for name, tensor in tokens.items()}).permute(0, 2, 3, 1).flatten(0, 2)
     flat = rows.flatten()
-    weight = flat.bincount(minlength=len(verdicts)).float().clamp_min(1).rsqrt()[flat]
+    weight = flat.bincount(minlength=c.RELATIONS * c.LABELS).float().clamp_min(1).rsqrt()[flat]
     chosen = torch.multinomial(weight, min(recipe.tokens, len(flat)), generator=random.generator)
-    similarity = towers.log_scale.exp() * embedded[chosen] @ towers.text(prompts).T
-    verdict = verdicts[flat[chosen]]
+    words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=random.generator)))
+    return pixel_text_contrast(towers, embedded[chosen], flat[chosen], words, recipe.phrasings)
+
+
+def pixel_text_contrast(towers: Towers, embedded: torch.Tensor, rows: torch.Tensor, words: np.random.Generator, phrasings: int) -> torch.Tensor:
+    """Multi-positive InfoNCE of unit vectors `(T, dim)` of known `rows` of `concepts.verdicts()` against random phrasings of every concept.
+
+    Each true prompt stands against all false ones; neutral ones are left out.
+    """
+    prompts = [c.phrase(concept, words) for concept in c.CONCEPTS for _ in range(phrasings)]
+    verdict = torch.from_numpy(c.verdicts()).repeat_interleave(phrasings, dim=1)[rows]
+    similarity = towers.log_scale.exp() * embedded @ towers.text(prompts).T
     false = similarity.masked_fill(verdict != c.NEGATIVE, -torch.inf).logsumexp(1, keepdim=True)
     true = verdict == c.POSITIVE
-    each = torch.nn.functional.softplus(false - similarity) * true
+    each = functional.softplus(false - similarity) * true
     count = true.sum(1)
     return (each.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum()
+
+
+def warm_up_text(towers: Towers, recipe: Recipe) -> None:
+    """Teach the text tower which phrasings mean the same before any image is shown, with one free vector in place of each label's pixels.
+
+    Without it the image tower spends its first thousand steps on texts that all look alike.
+    """
+    words, rows = np.random.default_rng([recipe.seed, recipe.text_steps]), torch.arange(c.RELATIONS * c.LABELS)
+    labels = torch.nn.Parameter(torch.randn(len(rows), towers.image.aligner[-1].out_channels))
+    optimiser = torch.optim.AdamW([labels, *towers.text.parameters()], lr=recipe.rate)
+    for _ in range(recipe.text_steps):
+        optimiser.zero_grad(set_to_none=True)
+        pixel_text_contrast(towers, functional.normalize(labels, dim=1), rows, words, recipe.phrasings).backward()
+        optimiser.step()
 
 
 def train(state: State, volumes: torch.Tensor, recipe: Recipe, steps: int, after_step: Callable[[State], None] = lambda _: None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,7 +19,6 @@ class Batch:
     """B patches of Z slices; shapes as in `View`, with B in front."""
 
     tokens: torch.Tensor
-    aligned: torch.Tensor
     raw: torch.Tensor
     texts: torch.Tensor  # (B, M, C, dim)
     present: torch.Tensor  # (B, M)
@@ -62,8 +61,7 @@ class PatchSampler:
         patches = [self._patch() for _ in range(self.params.batch)]
         parts = [torch.stack(values) for values in zip(*patches, strict=True)]
         batch = Batch(*parts)
-        return Batch(batch.tokens, batch.aligned, self._other_gain(batch.raw.float()), batch.texts, self._dropped(batch.present),
-                     batch.labels, batch.classes)
+        return replace(batch, raw=self._other_gain(batch.raw.float()), present=self._dropped(batch.present))
 
     def _patch(self) -> tuple[torch.Tensor, ...]:
         shot = self.shots[_integer(len(self.shots))]
@@ -75,9 +73,7 @@ class PatchSampler:
         cells = (z, row, column)
         stride = self.params.grid_stride
         voxels = (z, *(slice(part.start * stride, part.stop * stride) for part in (row, column)))
-        view = shot.view
-        aligned = view.aligned[cells] if self.params.backbone_alignment else view.aligned
-        return view.tokens[cells], aligned, view.raw[voxels], shot.texts, view.present, shot.label[voxels], shot.classes[cells]
+        return shot.view.tokens[cells], shot.view.raw[voxels], shot.texts, shot.view.present, shot.label[voxels], shot.classes[cells]
 
     @staticmethod
     def _start(at: int, length: int, size: int) -> slice:

@@ -23,7 +23,6 @@ class View:
 
     present: torch.Tensor  # (M,) bool
     tokens: torch.Tensor  # (S, h, w, M, D), zeros where the modality is missing
-    aligned: torch.Tensor  # (S, h, w, M, dim), the backbone's own alignment; dim 0 when it is not used
     raw: torch.Tensor  # (S, H, W, M, R), H = stride * h
     box: Box  # where the crop lies in the case; reaches beyond it when its size is no multiple of the stride
 
@@ -38,19 +37,29 @@ def view_of(case: Case, task: Task, params: Params) -> View:
     stride = params.grid_stride
     box = _on_grid(head_box(case.foreground()), case.foreground().shape, stride)
     cells = (slice(None), *(slice(part.start // stride, part.stop // stride) for part in box[1:]))
-    tokens, aligned, raw = [], [], []
+    tokens, raw = [], []
     for modality in task.modalities:
         if modality in case.images and modality in case.tokens:
-            levels = case.token_levels(modality)
-            tokens.append(_crop(_one_grid(levels, task, stride), cells))
-            if params.backbone_alignment:
-                aligned.append(_crop(_aligned(levels, task, stride), cells))
+            tokens.append(_one_grid(case.token_levels(modality), task, stride, cells))
             raw.append(_raw_features(case, modality, box, params))
         else:
             tokens.append(None)
-            aligned.append(None)
             raw.append(None)
-    return View(torch.tensor([value is not None for value in tokens]), _stack(tokens), _stack(aligned), _stack(raw), box)
+    return View(torch.tensor([value is not None for value in tokens]), _stack(tokens), _stack(raw), box)
+
+
+def alignment_pairs(case: Case, modality: str, task: Task, stride: int, slices: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens `(N, D)` and the backbone's own alignment of them `(N, dim)`, from a few evenly spaced slices of one image."""
+    levels = case.token_levels(modality)
+    count = len(next(iter(levels.values())))
+    chosen = np.unique(np.linspace(0, count - 1, slices + 2).round().astype(int)[1:-1])
+    levels = {name: np.asarray(values)[chosen] for name, values in levels.items()}
+    finest = min(own for _, own in task.backbone.levels.values())
+    rows, columns = (-(-size // stride) for size in case.foreground().shape[1:])
+    cells = (slice(None), slice(rows), slice(columns))
+    aligned = _to_grid(np.moveaxis(task.backbone.align(levels), -1, 1), finest, stride, cells)
+    tokens = _one_grid(levels, task, stride, cells)
+    return tokens.flatten(0, 2), functional.normalize(aligned, dim=-1).flatten(0, 2)
 
 
 def region_classes(case: Case, box: Box, labels: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,6 +71,13 @@ def region_classes(case: Case, box: Box, labels: int, stride: int) -> tuple[torc
     return label, shares.argmax(1)
 
 
+def tokens_near(foreground: np.ndarray, view: View, stride: int) -> torch.Tensor:
+    """Tokens `(S, h, w)` that some foreground voxel's logits depend on: their own, the next ones in plane and across slices."""
+    inside = torch.from_numpy(_padded(foreground, view.box)).float()
+    cells = functional.max_pool2d(inside[:, None], stride)[:, 0]
+    return functional.max_pool3d(cells[None], 3, stride=1, padding=1)[0] > 0
+
+
 def _on_grid(box: Box, shape: tuple[int, ...], stride: int) -> Box:
     """The box grown to whole tokens."""
     parts = [slice(*part.indices(size)) for part, size in zip(box, shape, strict=True)]
@@ -69,28 +85,19 @@ def _on_grid(box: Box, shape: tuple[int, ...], stride: int) -> Box:
     return parts[0], grown[0], grown[1]
 
 
-def _one_grid(levels: dict[str, np.ndarray], task: Task, stride: int) -> torch.Tensor:
-    """All levels at the grid of `stride`, concatenated, `(S, h, w, D)`."""
-    return torch.cat([_to_grid(levels[name], own, stride) for name, (_, own) in task.backbone.levels.items()], dim=-1)
+def _one_grid(levels: dict[str, np.ndarray], task: Task, stride: int, cells: Box) -> torch.Tensor:
+    """All levels at the grid of `stride`, cropped to `cells` and concatenated, `(S, h, w, D)`."""
+    return torch.cat([_to_grid(levels[name], own, stride, cells) for name, (_, own) in task.backbone.levels.items()], dim=-1).half()
 
 
-def _aligned(levels: dict[str, np.ndarray], task: Task, stride: int) -> torch.Tensor:
-    finest = min(own for _, own in task.backbone.levels.values())
-    return functional.normalize(_to_grid(np.moveaxis(task.backbone.align(levels), -1, 1), finest, stride), dim=-1)
-
-
-def _to_grid(level: np.ndarray, own: int, stride: int) -> torch.Tensor:
-    """`(S, C, h, w)` of stride `own` to `(S, h', w', C)` of `stride`: interpolated when coarser, averaged when finer."""
+def _to_grid(level: np.ndarray, own: int, stride: int, cells: Box) -> torch.Tensor:
+    """`(S, C, h, w)` of stride `own` to `cells` of the grid of `stride`, channels last: interpolated when coarser, averaged when finer."""
     values = torch.from_numpy(np.asarray(level, np.float32))
     if own > stride:
         values = functional.interpolate(values, scale_factor=own // stride, mode="bilinear", align_corners=False)
     elif own < stride:
         values = functional.avg_pool2d(values, stride // own, ceil_mode=True, count_include_pad=False)
-    return values.movedim(1, -1)
-
-
-def _crop(values: torch.Tensor, cells: Box) -> torch.Tensor:
-    return values[cells].half()
+    return values.movedim(1, -1)[cells]
 
 
 def _stack(values: Sequence[torch.Tensor | None]) -> torch.Tensor:

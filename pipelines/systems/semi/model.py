@@ -1,7 +1,7 @@
 """SEMI's trained part: projectors into text space, linear fusion, and the decoder to voxel logits.
 
 From the method's description: a projector Linear-LayerNorm-GELU-Linear per modality into the text space of a frozen model, linear fusion
-over the modalities present, an MLP decoder that sees text-similarity maps; only these are trained. Ours: the projector corrects the
+over the modalities present, an MLP decoder that sees text-similarity maps; only these are trained. Ours: the projector starts at the
 backbone's own alignment, the depthwise convolution across slices that starts as the identity, the multi-scale tokens and the
 raw-intensity skip beside the fused embedding, and decoding at full resolution.
 """
@@ -13,6 +13,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 from torch.nn import functional
+
+#: Regularisation of the projector's start, relative to unit-variance features.
+RIDGE = 1e-3
+#: Similarities divided by tau reach +-14; divided by this too they enter the decoder at about the size of the other inputs.
+SIMILARITY_SD = 4.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,6 @@ class Sizes:
     decoder_width: int
     stride: int
     tau: float
-    backbone_alignment: bool
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -37,20 +41,26 @@ class Sizes:
 class Projector(nn.Module):
     """Tokens of one modality to unit vectors in text space."""
 
-    def __init__(self, width: int, hidden: int, dim: int, corrects: bool):
+    def __init__(self, width: int, hidden: int, dim: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, dim))
-        if corrects:  # training starts at the backbone's own alignment
-            nn.init.zeros_(self.layers[-1].weight)
-            nn.init.zeros_(self.layers[-1].bias)
+        self.body = nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU())
+        self.last = nn.Linear(hidden, dim)
 
-    def forward(self, tokens: torch.Tensor, aligned: torch.Tensor | None) -> torch.Tensor:
-        projected = self.layers(tokens)
-        return functional.normalize(projected if aligned is None else projected + aligned, dim=-1)
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(self.last(self.body(tokens)), dim=-1)
+
+    @torch.no_grad()
+    def start_at(self, tokens: torch.Tensor, aligned: torch.Tensor) -> None:
+        """Solve the last layer (ridge regression) so that training starts near the backbone's own alignment of `tokens`."""
+        hidden = functional.pad(self.body(tokens), (0, 1), value=1.0).double()
+        gram = hidden.T @ hidden + RIDGE * len(hidden) * torch.eye(hidden.shape[1], dtype=torch.double)
+        solution = torch.linalg.solve(gram, hidden.T @ aligned.double()).float()
+        self.last.weight.copy_(solution[:-1].T)
+        self.last.bias.copy_(solution[-1])
 
 
 class Semi(nn.Module):
-    """The trained part. Everything has channels last; B patches (or one case), Z slices."""
+    """The trained part. Channels last throughout; B patches (or one case), Z slices of h x w tokens."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -58,8 +68,7 @@ class Semi(nn.Module):
         self.sizes = sizes
         self.register_buffer("token_mean", torch.zeros(sizes.modalities, sizes.token_width))
         self.register_buffer("token_sd", torch.ones(sizes.modalities, sizes.token_width))
-        self.projectors = nn.ModuleList(
-            Projector(sizes.token_width, sizes.projector_width, sizes.dim, sizes.backbone_alignment) for _ in modalities)
+        self.projectors = nn.ModuleList(Projector(sizes.token_width, sizes.projector_width, sizes.dim) for _ in modalities)
         self.fusion = nn.Parameter(torch.zeros(sizes.modalities))
         self.from_tokens = nn.ModuleList(nn.Linear(sizes.token_width, width, bias=False) for _ in modalities)
         self.from_fused = nn.Linear(sizes.dim + sizes.labels + 2, width)
@@ -77,27 +86,25 @@ class Semi(nn.Module):
         """Fusion weights `(B, M)`: learned, 0 for a missing modality, summing to 1 over those present `(B, M)`."""
         return self.fusion.expand(present.shape).masked_fill(~present, -torch.inf).softmax(-1)
 
-    def regions(self, tokens: torch.Tensor, aligned: torch.Tensor, texts: torch.Tensor, present: torch.Tensor
-                ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """Decoder input on the token grid `(B, Z, h, w, width)`, and each modality's embeddings `(B, Z, h, w, dim)`.
+    def regions(self, tokens: torch.Tensor, texts: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Decoder input of each token `(B, N, width)`, and each modality's embeddings `(B, N, dim)`.
 
-        tokens: `(B, Z, h, w, M, D)` standardised; aligned: the same with dim; texts: `(B, M, C, dim)`; present: `(B, M)` boolean.
-        A modality that no patch has is not computed.
+        tokens: `(B, N, M, D)` standardised; texts: `(B, M, C, dim)`; present: `(B, M)` boolean. A modality that no patch has is not computed.
         """
         weights, embeddings, fused, similarity, direct = self.weights(present), {}, 0.0, 0.0, 0.0
         for m in torch.nonzero(present.any(0))[:, 0].tolist():
-            embeddings[m] = z = self.projectors[m](tokens[..., m, :], aligned[..., m, :].float() if self.sizes.backbone_alignment else None)
-            share = weights[:, m, None, None, None, None]
+            embeddings[m] = z = self.projectors[m](tokens[..., m, :])
+            share = weights[:, m, None, None]
             fused = fused + share * z
-            similarity = similarity + share * torch.einsum("bzhwd,bcd->bzhwc", z, texts[:, m])
+            similarity = similarity + share * (z @ texts[:, m].mT)
             direct = direct + share * self.from_tokens[m](tokens[..., m, :])
-        maps = self.from_fused(torch.cat([fused, similarity / self.sizes.tau / 4], dim=-1)) + direct
-        return self._join_slices(maps), embeddings
+        return self.from_fused(torch.cat([fused, similarity / (SIMILARITY_SD * self.sizes.tau)], dim=-1)) + direct, embeddings
 
-    def _join_slices(self, maps: torch.Tensor) -> torch.Tensor:
-        batch, _, height, width, channels = maps.shape
-        columns = maps.permute(0, 2, 3, 4, 1).reshape(batch * height * width, channels, -1)
-        return self.across_slices(columns).reshape(batch, height, width, channels, -1).permute(0, 4, 1, 2, 3)
+    def join_slices(self, maps: torch.Tensor) -> torch.Tensor:
+        """Depthwise convolution along Z of `(B, Z, h, w, width)`."""
+        taps = self.across_slices.weight[:, 0]
+        padded = functional.pad(maps, (0, 0, 0, 0, 0, 0, 1, 1))
+        return sum(padded[:, tap:tap + maps.shape[1]] * taps[:, tap] for tap in range(taps.shape[1]))
 
     def upsample(self, maps: torch.Tensor) -> torch.Tensor:
         """`(N, h, w, width)` to `(N, H, W, width)`."""

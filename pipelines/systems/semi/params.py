@@ -14,7 +14,7 @@ class Params(Section):
     tau: float = Field(0.07, gt=0, description="temperature of the contrast and of the similarity maps")
     infonce_weight: float = Field(0.2, ge=0, description="0: control without the contrast")
     text: Literal["prompts", "random-orthonormal", "one-hot"] = Field("prompts", description="the last two: controls without language")
-    backbone_alignment: bool = Field(True, description="the projector corrects the backbone's own alignment instead of starting from nothing")
+    backbone_alignment: bool = Field(True, description="projectors start at the backbone's own alignment, not at random")
     # sizes
     grid_stride: int = Field(2, ge=1, description="pixels per token of the grid that levels are brought to; a finer level is averaged")
     projector_width: int = Field(64, ge=1)

@@ -23,6 +23,8 @@ from pipelines.systems.semi.params import Params
 WEIGHTS, STATE = "weights.safetensors", "semi.json"
 #: Voxels decoded at once in prediction; bounds memory.
 SLICES_AT_ONCE = 8
+#: Slices of each support image on which the projectors are started at the backbone's alignment.
+SLICES_ALIGNED = 3
 
 
 class System:
@@ -45,6 +47,8 @@ class System:
             sampler = PatchSampler(support, task, self.params)
             network = self._network(task)
             network.token_mean[:], network.token_sd[:] = sampler.statistics()
+            if self.params.backbone_alignment:
+                self._start_at_backbone(network, task, support)
             mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.params.average))
             optimiser = torch.optim.AdamW(network.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=0.1)
@@ -64,8 +68,7 @@ class System:
 
         params = self.params
         return Semi(Sizes(len(task.modalities), len(task.labels), sum(channels for channels, _ in task.backbone.levels.values()),
-                          task.backbone.dim, raw_width(params), params.projector_width, params.decoder_width, params.grid_stride, params.tau,
-                          params.backbone_alignment))
+                          task.backbone.dim, raw_width(params), params.projector_width, params.decoder_width, params.grid_stride, params.tau))
 
     def _targets(self, task: Task, sites: Sequence[str]):
         """Text vectors and positives of each modality, as tensors."""
@@ -76,12 +79,24 @@ class System:
         found = [text_targets(task, modality, sites, self.params.text) for modality in task.modalities]
         return [(torch.from_numpy(target.vectors), torch.from_numpy(target.positive)) for target in found]
 
+    def _start_at_backbone(self, network, task: Task, support: Sequence[Case]) -> None:
+        import torch
+
+        from pipelines.systems.semi.features import alignment_pairs
+
+        for m, modality in enumerate(task.modalities):
+            pairs = [alignment_pairs(case, modality, task, self.params.grid_stride, SLICES_ALIGNED) for case in support if modality in case.tokens]
+            if pairs:
+                tokens, aligned = (torch.cat(values) for values in zip(*pairs, strict=True))
+                network.projectors[m].start_at((tokens.float() - network.token_mean[m]) / network.token_sd[m], aligned)
+
     def _loss(self, network, batch, targets):
         from pipelines.systems.semi.batches import vary_tokens
         from pipelines.systems.semi.losses import dice_ce, region_infonce
 
         tokens = vary_tokens(network.standardise(batch.tokens), self.params)
-        maps, embeddings = network.regions(tokens, batch.aligned, batch.texts, batch.present)
+        maps, embeddings = network.regions(tokens.flatten(1, 3), batch.texts, batch.present)
+        maps = network.join_slices(maps.unflatten(1, batch.classes.shape[1:]))
         voxels = network.upsample(maps.flatten(0, 1)).flatten(0, 2)
         present = batch.present[:, None].expand(-1, batch.labels[0].numel(), -1).flatten(0, 1)
         loss = dice_ce(network.decode(voxels, batch.raw.flatten(0, 3), present), batch.labels.flatten())
@@ -101,17 +116,28 @@ class System:
         foreground = case.foreground()
         with torch.inference_mode():
             view = view_of(case, task, self.params)
-            maps, _ = self.network.regions(self.network.standardise(view.tokens)[None], view.aligned[None],
-                                           text_tensor(case, task, self.params.text)[None], view.present[None])
+            maps = self._maps(view, text_tensor(case, task, self.params.text), foreground)
             rows, columns = (slice(part.start, min(part.stop, size)) for part, size in zip(view.box[1:], foreground.shape[1:], strict=True))
             head = torch.from_numpy(foreground[:, rows, columns])
             parts = []
             for chosen in torch.arange(len(head)).split(SLICES_AT_ONCE):
                 where = head[chosen].nonzero(as_tuple=True)
-                voxels = self.network.upsample(maps[0, chosen])[where]
+                voxels = self.network.upsample(maps[chosen])[where]
                 present = view.present.expand(len(voxels), -1)
                 parts.append(self.network.decode(voxels, view.raw[chosen][where], present).softmax(1))
         return inside(foreground, torch.cat(parts).numpy())
+
+    def _maps(self, view, texts, foreground: np.ndarray):
+        """Decoder input on the token grid `(S, h, w, width)`; only tokens that a voxel of the head looks at are computed."""
+        import torch
+
+        from pipelines.systems.semi.features import tokens_near
+
+        near = tokens_near(foreground, view, self.params.grid_stride)
+        maps = torch.zeros(*near.shape, self.params.decoder_width)
+        tokens = self.network.standardise(view.tokens[near])
+        maps[near] = self.network.regions(tokens[None], texts[None], view.present[None])[0][0]
+        return self.network.join_slices(maps[None])[0]
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
