@@ -68,10 +68,33 @@ def acquire(volume: np.ndarray, volume_affine: np.ndarray, plane: Plane) -> np.n
     fine = part.affine.copy()
     fine[:3, 0] /= across
     fine[:3, 3] -= part.affine[:3, 0] * (across - 1) / (2 * across)
-    to_voxel = np.linalg.inv(volume_affine) @ fine
-    sampled = ndimage.affine_transform(volume.astype(np.float32), to_voxel[:3, :3], to_voxel[:3, 3], (slices * across, rows, columns), order=1)
+    sampled = _sample(volume, volume_affine, fine, (slices * across, rows, columns))
     result[box] = np.tensordot(profile, sampled.reshape(slices, across, rows, columns), axes=(0, 1))
     return result
+
+
+def _sample(volume: np.ndarray, volume_affine: np.ndarray, affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Linear interpolation at the points of another grid, by SimpleITK: several times quicker than scipy, and this is most of the work."""
+    import SimpleITK as sitk
+
+    source = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, np.float32))
+    resample = sitk.ResampleImageFilter()
+    spacing, origin, direction = _itk_geometry(volume_affine)
+    source.SetSpacing(spacing)
+    source.SetOrigin(origin)
+    source.SetDirection(direction)
+    spacing, origin, direction = _itk_geometry(affine[:, [2, 1, 0, 3]])
+    resample.SetOutputSpacing(spacing)
+    resample.SetOutputOrigin(origin)
+    resample.SetOutputDirection(direction)
+    resample.SetSize(shape[::-1])
+    return sitk.GetArrayFromImage(resample.Execute(source))
+
+
+def _itk_geometry(affine: np.ndarray) -> tuple[list[float], list[float], list[float]]:
+    """Spacing, origin and direction of an affine, as ITK takes them."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return spacing.tolist(), affine[:3, 3].tolist(), (affine[:3, :3] / spacing).ravel().tolist()
 
 
 def slice_profile(thickness_mm: float, step_mm: float) -> np.ndarray:

@@ -251,7 +251,7 @@ def test_a_full_disk_is_said_so(cohort, atlas, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("pipelines.embed.cache.save_file", full)
-    with pytest.raises(DataError, match="No space left on device.*what is finished is kept"):
+    with pytest.raises(DataError, match=r"No space left on device.*what is finished is kept"):
         embed(source, prompts, out, atlas)
     monkeypatch.undo()
     assert embed(source, prompts, out, atlas).new == len(read_manifest(source).query("kind == 'image'"))

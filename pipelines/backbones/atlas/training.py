@@ -56,10 +56,12 @@ class State:
     losses: list[float]  # one a step
 
 
-def new_state(recipe: Recipe, config: AtlasConfig) -> State:
+def new_state(recipe: Recipe, config: AtlasConfig, warm: bool = True) -> State:
+    """A run before its first step; without `warm` the text tower is left untaught, to be filled from a checkpoint."""
     torch.manual_seed(recipe.seed)
     towers = Towers(config).to(memory_format=torch.channels_last)
-    warm_up_text(towers, recipe)
+    if warm:
+        warm_up_text(towers, recipe)
     average = AveragedModel(towers, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     return State(towers, average, torch.optim.AdamW(towers.parameters(), lr=recipe.rate, weight_decay=1e-4, fused=True), 0, [])
 
@@ -181,7 +183,7 @@ def load_checkpoint(path: Path, recipe: Recipe, config: AtlasConfig, steps: int)
     before = int(metadata["steps"])
     if before != steps and step > min(decay_start(recipe, before), decay_start(recipe, steps)):
         return None
-    tensors, state = load_file(path), new_state(recipe, config)
+    tensors, state = load_file(path), new_state(recipe, config, warm=False)
     part = lambda prefix: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}  # noqa: E731
     state.towers.load_state_dict(part("towers."))
     state.average.load_state_dict(part("average."))
