@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3.11
-COHORT ?=
+COHORT ?= phantom
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
 
@@ -37,13 +37,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY)  ## everything from images to a logged model, then the results table
-ifeq ($(filter-out phantom,$(COHORT)),)
-	dvc repro
-else
-	python -m tasks.lay_out $(COHORT)
-	dvc repro cohorts/$(COHORT)/dvc.yaml
+	dvc repro $$(python -m tasks.lay_out $(COHORT))
 	dvc repro --single-item report record
-endif
 	@python -m pipelines.report.table
 
 test: $(READY) lint  ## everything CI runs

@@ -31,7 +31,8 @@ def log_model(reported: Reported, experiment: Experiment, register: bool) -> str
     from pipelines.train.fitted import fits_of
 
     name = f"semiflow-{reported.cohort}-{experiment.name}"
-    with packed(fits_of(experiment.models)[0], reported.data / "prompts", reported.data / "embeddings", experiment.summary["backbone"]["name"]) as parts:
+    fit, backbone = fits_of(experiment.models)[0], experiment.summary["backbone"]["name"]
+    with packed(fit, reported.data / "prompts", reported.data / "embeddings", backbone) as parts:
         logged = mlflow.pyfunc.log_model(name="model", registered_model_name=name if register else None, **parts)
     if register:
         mlflow.MlflowClient().set_registered_model_alias(name, ALIAS, str(logged.registered_model_version))

@@ -88,6 +88,7 @@ def _sample(volume: np.ndarray, volume_affine: np.ndarray, affine: np.ndarray, s
     resample.SetOutputOrigin(origin)
     resample.SetOutputDirection(direction)
     resample.SetSize(shape[::-1])
+    resample.SetNumberOfThreads(1)  # subjects run side by side already
     return sitk.GetArrayFromImage(resample.Execute(source))
 
 

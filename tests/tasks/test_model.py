@@ -103,21 +103,24 @@ def test_a_system_on_tokens_encodes_a_new_study_itself(atlas, tiny_task, case_of
         return dataclasses.replace(case, tokens={name: atlas.encode_image(image, case.spacing_mm) for name, image in case.images.items()})
 
     texts = tiny_task.prompts.texts()
-    task = dataclasses.replace(tiny_task, backbone=atlas, prompts=PromptBank(tiny_task.prompts.phrasings, dict(zip(texts, atlas.encode_text(texts)))))
+    vectors = dict(zip(texts, atlas.encode_text(texts), strict=True))
+    task = dataclasses.replace(tiny_task, backbone=atlas, prompts=PromptBank(tiny_task.prompts.phrasings, vectors))
     settings = params_model("semi")(steps=3)
     system = create("semi", settings)
     system.fit(task, [with_tokens(case_of(0))], seed=0)
     fit = tmp_path / "fit"
     fit.mkdir()
     system.save(fit)
-    write_json(fit / "fit.json", {"system": "semi", "params": settings.model_dump(mode="json"), "shots": 1, "site": "A", "seed": 0, "temperature": 0.8,
-                                  "labels": list(task.labels), "modalities": list(task.modalities), "backbone": atlas.fingerprint})
+    write_json(fit / "fit.json", {"system": "semi", "params": settings.model_dump(mode="json"), "shots": 1, "site": "A", "seed": 0,
+                                  "temperature": 0.8, "labels": list(task.labels), "modalities": list(task.modalities),
+                                  "backbone": atlas.fingerprint})
     write_json(tmp_path / "prompts.json", task.prompts.phrasings)
     write_json(tmp_path / "text.json", texts)
     save_file({"embeddings": atlas.encode_text(texts)}, tmp_path / "text.safetensors")
     with packed(fit, tmp_path, tmp_path, "atlas:models/atlas") as parts:
         mlflow.pyfunc.save_model(tmp_path / "saved", **parts)
-    assert not [path for path in (tmp_path / "saved").rglob("*.safetensors") if path.name == "weights.safetensors" and "atlas" in path.parts]
+    backbone = (ATLAS / "weights.safetensors").read_bytes()
+    assert all(path.read_bytes() != backbone for path in (tmp_path / "saved").rglob("*.safetensors")), "the backbone goes by hash, not as a copy"
 
     monkeypatch.setenv("SEMIFLOW_BACKBONE", str(ATLAS))
     case = case_of(1)
