@@ -37,7 +37,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 reproduce: $(READY)  ## everything from images to a logged model, then the results table
-	dvc repro $$(python -m tasks.lay_out $(COHORT))
+	target=$$(python -m tasks.lay_out $(COHORT)); dvc repro "$$target"
 	dvc repro --single-item report record
 	@python -m pipelines.report.table
 
