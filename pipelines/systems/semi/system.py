@@ -52,7 +52,7 @@ class System:
             mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.params.average))
             optimiser = torch.optim.AdamW(network.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=0.1)
-            targets = self._targets(task, sorted({case.site for case in support}))
+            targets = self._targets(task, support)
             for _ in range(self.params.steps):
                 optimiser.zero_grad(set_to_none=True)
                 self._loss(network, sampler.batch(), targets).backward()
@@ -70,14 +70,19 @@ class System:
         return Semi(Sizes(len(task.modalities), len(task.labels), sum(channels for channels, _ in task.backbone.levels.values()),
                           task.backbone.dim, raw_width(params), params.projector_width, params.decoder_width, params.grid_stride, params.tau))
 
-    def _targets(self, task: Task, sites: Sequence[str]):
-        """Text vectors and positives of each modality, as tensors."""
+    def _targets(self, task: Task, support: Sequence[Case]):
+        """Text vectors and positives of each modality that a shot has, as tensors by the modality's number."""
         import torch
 
         from pipelines.systems.semi.texts import text_targets
 
-        found = [text_targets(task, modality, sites, self.params.text) for modality in task.modalities]
-        return [(torch.from_numpy(target.vectors), torch.from_numpy(target.positive)) for target in found]
+        targets = {}
+        for m, modality in enumerate(task.modalities):
+            sites = sorted({case.site for case in support if modality in case.images})
+            if sites:
+                found = text_targets(task, modality, sites, self.params.text)
+                targets[m] = torch.from_numpy(found.vectors), torch.from_numpy(found.positive)
+        return targets
 
     def _start_at_backbone(self, network, task: Task, support: Sequence[Case]) -> None:
         import torch

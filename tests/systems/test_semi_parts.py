@@ -1,0 +1,161 @@
+"""SEMI's parts against their definitions: the contrast, the fusion, the slices, and where voxels and tokens lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_cohort import tiny_case, tiny_task
+
+from pipelines.errors import DataError
+from pipelines.systems import create
+from pipelines.systems.semi.batches import PatchSampler
+from pipelines.systems.semi.features import alignment_pairs, raw_width, region_classes, view_of
+from pipelines.systems.semi.losses import dice_ce, region_infonce
+from pipelines.systems.semi.model import Semi, Sizes
+from pipelines.systems.semi.params import Params
+from pipelines.systems.semi.texts import class_names, class_vectors, text_targets
+
+
+def network(modalities: int = 3) -> Semi:
+    torch.manual_seed(0)
+    return Semi(Sizes(modalities=modalities, labels=2, token_width=5, dim=8, raw_width=4, projector_width=6, decoder_width=7, stride=2, tau=0.07))
+
+
+def test_the_contrast_is_the_formula_by_hand():
+    regions = torch.eye(3)[[0, 1, 1]]
+    texts = torch.eye(3)
+    positive = torch.tensor([[True, False, False], [False, True, True]])  # class 1 has two phrasings
+    tau = 0.5
+    own, all_texts = np.exp(1 / tau), np.exp(1 / tau) + 2
+    of_class_0 = -np.log(own / all_texts)
+    of_class_1 = -(np.log(own / all_texts) + np.log(1 / all_texts)) / 2
+    expected = (of_class_0 + of_class_1) / 2  # classes weigh the same, however many regions they have
+    assert float(region_infonce(regions, torch.tensor([0, 1, 1]), texts, positive, tau)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_text_that_is_repeated_counts_once_in_the_denominator():
+    task = tiny_task(("A", "B"))  # both sites use the same words
+    targets = text_targets(task, "FLAIR", ("A", "B"), "prompts")
+    assert len(targets.vectors) == 2 * len(class_names(task))
+    assert (targets.positive.sum(1) == 2).all()
+    assert (targets.positive.sum(0) == 1).all()
+    right = torch.from_numpy(targets.vectors[targets.positive[0]].mean(0))[None]
+    loss = region_infonce(right / right.norm(), torch.tensor([0]), torch.from_numpy(targets.vectors), torch.from_numpy(targets.positive), 0.07)
+    assert float(loss) < np.log(len(targets.vectors))
+
+
+@pytest.mark.parametrize("kind", ["random-orthonormal", "one-hot"])
+def test_controls_replace_language_by_orthonormal_vectors(kind):
+    task = tiny_task()
+    vectors = class_vectors(task, "FLAIR", "A", kind)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(4), atol=1e-6)
+    np.testing.assert_array_equal(vectors, class_vectors(task, "FLAIR", "A", kind))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.booleans(), min_size=3, max_size=3).filter(any), st.lists(st.floats(-5, 5), min_size=3, max_size=3))
+def test_fusion_weights_sum_to_one_over_those_present(present, logits):
+    net = network()
+    net.fusion.data = torch.tensor(logits)
+    weights = net.weights(torch.tensor([present]))[0].detach()
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
+    assert (weights[~torch.tensor(present)] == 0).all()
+
+
+def test_a_missing_modality_leaves_no_trace():
+    net = network()
+    tokens, texts = torch.randn(1, 10, 3, 5), torch.randn(1, 3, 4, 8)
+    present = torch.tensor([[True, False, True]])
+    maps, embeddings = net.regions(tokens, texts, present)
+    changed = tokens.clone()
+    changed[..., 1, :] = 1e3
+    assert torch.equal(net.regions(changed, texts, present)[0], maps)
+    assert sorted(embeddings) == [0, 2]
+    raw, voxels = torch.randn(10, 3, 4), torch.randn(10, 7)
+    other = raw.clone()
+    other[:, 1] = 1e3
+    flags = present.expand(10, -1)
+    assert torch.equal(net.decode(voxels, raw, flags), net.decode(voxels, other, flags))
+
+
+def test_slices_are_joined_by_a_convolution_that_starts_as_the_identity():
+    net = network()
+    maps = torch.randn(2, 5, 3, 4, 7)
+    assert torch.equal(net.join_slices(maps), maps)
+    torch.nn.init.normal_(net.across_slices.weight)
+    columns = maps.permute(0, 2, 3, 4, 1).reshape(-1, 7, 5)
+    expected = net.across_slices(columns).reshape(2, 3, 4, 7, 5).permute(0, 4, 1, 2, 3)
+    torch.testing.assert_close(net.join_slices(maps), expected)
+
+
+def test_projectors_start_near_the_backbones_own_alignment():
+    task, case = tiny_task(), tiny_case(0)
+    system = create("semi", Params(steps=1, learning_rate=1e-9, average=0))
+    system.fit(task, [case], seed=0)
+    tokens, aligned = alignment_pairs(case, "FLAIR", task, 2, 3)
+    projected = system.network.projectors[0]((tokens.float() - system.network.token_mean[0]) / system.network.token_sd[0])
+    assert float((projected * aligned).sum(-1).mean().detach()) > 0.9
+
+
+def test_voxels_tokens_and_labels_of_a_crop_lie_together():
+    case, params = tiny_case(1), Params()
+    view = view_of(case, tiny_task(), params)
+    label, classes = region_classes(case, view.box, 2, params.grid_stride)
+    assert view.raw.shape[:3] == label.shape
+    assert view.raw.shape[3:] == (2, raw_width(params))
+    assert view.tokens.shape[:3] == classes.shape
+    assert tuple(2 * size for size in classes.shape[1:]) == tuple(label.shape[1:])
+    assert int((label > 0).sum()) == int((case.label() > 0).sum())
+    assert set(classes.unique().tolist()) == {0, 1, 2, 3}
+    rows, columns = view.box[1:]
+    seen = case.tokens["FLAIR"]["fine"][:, :, rows.start // 2:rows.stop // 2, columns.start // 2:columns.stop // 2]
+    np.testing.assert_array_equal(view.tokens[..., 0, :6].numpy(), np.moveaxis(seen, 1, -1))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_any_token_grid_trains_and_predicts(stride):
+    system = create("semi", Params(steps=3, batch=2, grid_stride=stride))
+    system.fit(tiny_task(), [tiny_case(0)], seed=0)
+    assert np.isfinite(system.predict(tiny_task(), tiny_case(1))).all()
+
+
+def test_patches_hold_their_lesion_and_stay_inside():
+    params = Params(on_lesion=1.0, batch=20)
+    torch.manual_seed(0)
+    batch = PatchSampler([tiny_case(0), tiny_case(1, modalities=("T1w",))], tiny_task(), params).batch()
+    assert (batch.labels.flatten(1) > 0).any(1).all()
+    assert batch.present.any(1).all()
+    assert batch.tokens.shape == (20, 3, 8, 8, 2, 16)
+
+
+def test_prediction_does_not_depend_on_which_tokens_were_skipped():
+    """Only tokens near the head are computed; computing all of them changes nothing inside it."""
+    task, case = tiny_task(), tiny_case(1)
+    system = create("semi", Params(steps=5, batch=4))
+    system.fit(task, [tiny_case(0)], seed=0)
+    whole = replace(case, brain=np.ones_like(case.foreground(), dtype=np.uint8))
+    view = view_of(case, task, system.params)
+    from pipelines.systems.semi.batches import text_tensor
+
+    texts = text_tensor(case, task, "prompts")
+    some = system._maps(view, texts, case.foreground())
+    everything = system._maps(view, texts, whole.foreground())
+    cells = torch.from_numpy(np.ascontiguousarray(case.foreground()[view.box])).float()
+    cells = torch.nn.functional.avg_pool2d(cells[:, None], 2)[:, 0] > 0
+    torch.testing.assert_close(some[cells[:, :some.shape[1], :some.shape[2]]], everything[cells], atol=1e-5, rtol=1e-5)
+
+
+def test_dice_ce_of_a_sure_and_right_answer_is_nothing():
+    labels = torch.tensor([0, 1, 2, 2])
+    assert float(dice_ce(50 * torch.eye(3)[labels], labels)) == pytest.approx(0, abs=1e-5)
+    assert float(dice_ce(50 * torch.eye(3)[(labels + 1) % 3], labels)) > 10
+
+
+def test_a_case_without_tokens_is_refused_with_the_way_out():
+    with pytest.raises(DataError, match="no cached tokens.*embed stage"):
+        create("semi", Params()).fit(tiny_task(), [replace(tiny_case(0), tokens={})], seed=0)

@@ -1,0 +1,90 @@
+"""Draws: disjoint, nested over shots, independent of order, and refused where a site is too small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.cohort import Case
+from pipelines.errors import DataError
+from pipelines.params import Protocol
+from pipelines.train.split import draw, sites_of
+
+
+def case(subject: str, site: str, session: str = "", labelled: bool = True) -> Case:
+    volume = np.zeros((1, 1, 1), np.uint8)
+    return Case(subject, session, site, (1.0, 1.0, 1.0), 2, {"FLAIR": volume}, volume, volume if labelled else None)
+
+
+def protocol(calibration: int = 1, query: int = 1) -> Protocol:
+    return Protocol(seeds=[0], calibration_cases=calibration, min_query_cases=query)
+
+
+def cohort(**counts: int) -> list[Case]:
+    return [case(f"{site}{number}", site) for site, count in counts.items() for number in range(count)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(local=st.integers(2, 9), elsewhere=st.integers(0, 4), shots=st.integers(1, 4), calibration=st.integers(0, 3), seed=st.integers(0, 50),
+       sessions=st.integers(1, 2), order=st.randoms(), split_by=st.sampled_from(["subject", "session"]))
+def test_groups_are_disjoint_nested_and_independent_of_order(local, elsewhere, shots, calibration, seed, sessions, order, split_by):
+    cases = [replace(one, session=f"{number}") for one in cohort(A=local, B=elsewhere) for number in range(sessions)]
+    try:
+        split = draw(cases, "A", shots, seed, protocol(calibration), split_by=split_by)
+    except DataError:
+        assert local * sessions <= shots + 1
+        return
+    groups = [{one.subject if split_by == "subject" else one.id for one in group} for group in (split.support, split.calibration, split.query)]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert len(split.support) == shots
+    assert split.query
+    assert all(one.site == "A" for one in (*split.support, *split.query))
+    assert {one.site for one in split.calibration} <= {"site": {"A"}, "other sites": {"B"}, "none": set()}[split.calibration_from]
+    shuffled = list(cases)
+    order.shuffle(shuffled)
+    assert draw(shuffled, "A", shots, seed, protocol(calibration), split_by=split_by).ids() == split.ids()
+    assert draw(cases, "A", 1, seed, protocol(calibration), split_by=split_by).ids()["support"] == split.ids()["support"][:1]
+
+
+def test_another_site_does_not_change_the_draw():
+    alone, together = (draw(cohort(**counts), "A", 2, 5, protocol()) for counts in ({"A": 7}, {"A": 7, "B": 9}))
+    assert alone.ids() == together.ids()
+
+
+def test_seeds_differ():
+    assert len({draw(cohort(A=8), "A", 1, seed, protocol()).support[0].id for seed in range(10)}) > 3
+
+
+@pytest.mark.parametrize(("local", "elsewhere", "source", "query"), [
+    (7, 5, "site", 2), (6, 5, "other sites", 2), (5, 5, "other sites", 1), (6, 0, "site", 1), (5, 0, "none", 1)])
+def test_calibration_is_local_unless_too_little_would_be_left_to_evaluate(local, elsewhere, source, query):
+    split = draw(cohort(A=local, B=elsewhere), "A", 4, 0, protocol())
+    assert split.calibration_from == source
+    assert len(split.query) == query
+
+
+def test_two_studies_of_one_patient():
+    cases = [case("P", "A", session) for session in ("1", "2")]
+    split = draw(cases, "A", 1, 0, protocol(), split_by="session")
+    assert (len(split.support), len(split.query), split.calibration_from) == (1, 1, "none")
+    with pytest.raises(DataError, match="of another subject"):
+        draw(cases, "A", 1, 0, protocol(), split_by="subject")
+
+
+def test_too_small_a_site_is_refused_with_the_way_out():
+    with pytest.raises(DataError) as error:
+        draw([*cohort(Oslo=4), case("X", "Oslo", labelled=False)], "Oslo", 4, 0, protocol(), experiment="semi-4")
+    for part in ("semi-4", "'Oslo'", "4 labelled case", "experiments.semi-4.shots", "add labelled cases"):
+        assert part in str(error.value)
+
+
+def test_sites_are_those_of_params_or_all():
+    assert sites_of(cohort(B=1, A=1), protocol()) == ["A", "B"]
+    some = Protocol(seeds=[0], calibration_cases=1, sites=["B"])
+    assert sites_of(cohort(B=1, A=1), some) == ["B"]
+    with pytest.raises(DataError, match=r"names 'B'.*its sites are A"):
+        sites_of(cohort(A=2), some)
