@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 
 READY := .venv/.ready
 
-.PHONY: help setup reproduce test lint format pretrain up down status clean
+.PHONY: help setup reproduce test lint format readme pretrain up down status clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ lint: $(READY)  ## ruff and the import contracts
 
 format: $(READY)  ## what ruff can fix by itself
 	ruff check --fix .
+
+readme: $(READY)  ## put the finished default run's table and figure into README.md
+	python -m pipelines.report.readme
 
 pretrain: $(READY)  ## train the embedded backbone again (hours; changes models/atlas)
 	python -m pipelines.backbones.atlas.pretrain --out models/atlas

@@ -9,6 +9,8 @@ import pandas as pd
 
 #: Words of a manufacturer's name that do not tell one from another.
 COMPANY_WORDS = {"ag", "co", "company", "corp", "corporation", "gmbh", "healthcare", "healthineers", "inc", "ltd", "medical", "systems"}
+#: What de-identification and converters write where they do not tell.
+NO_VENDOR = {"other", "unknown", "none", "anonymous", "anonymized", "n/a"}
 #: Below this field strength in tesla scanners are not named in halves.
 HALF_STEPS_FROM = 0.75
 
@@ -60,4 +62,6 @@ def tesla(field_strength: float) -> str:
 def vendor(manufacturer: str) -> str:
     """A manufacturer's everyday name: 'SIEMENS' and 'Siemens Healthineers' are 'Siemens', 'GE MEDICAL SYSTEMS' is 'GE'."""
     words = [word.strip(".,") for word in manufacturer.split()]
+    if manufacturer.strip().lower() in NO_VENDOR:
+        return ""
     return " ".join(word.capitalize() if len(word) > 3 else word for word in words if word.lower() not in COMPANY_WORDS)

@@ -7,6 +7,7 @@ everything outside the mask.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ LABEL_KIND = "label"
 KINDS = (LABEL_KIND, *BACKGROUND_CLASSES)
 #: What a template can say. A phrase that needs a fact nobody knows is dropped.
 PLACEHOLDERS = ("class", "modality", "disease", "scanner", "sequence")
+
+#: "a" before a vowel becomes "an", because a template cannot know what fills it.
+ARTICLE = re.compile(r"\b([aA])(?= [aeioAEIO])")
 
 Phrasings = dict[str, dict[str, dict[str, list[str]]]]
 
@@ -80,7 +84,8 @@ def values_of(class_text: str, modality_name: str, disease: str, facts: Facts) -
 
 def fill(kind: str, templates: list[str], values: list[dict[str, str]]) -> list[str]:
     """Every template with every set of values, without repetitions; those that need an unknown fact are dropped."""
-    texts = [template.format(**known) for template in templates for known in values if all(known[name] for name in placeholders(template))]
+    texts = [ARTICLE.sub(r"\1n", template.format(**known)) for template in templates for known in values
+             if all(known[name] for name in placeholders(template))]
     if not texts:
         raise UsageError(f"every template of prompts.templates.{kind} needs a fact that the headers do not tell (scanner or sequence); "
                          "add one without in params.yaml")

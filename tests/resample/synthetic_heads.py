@@ -16,6 +16,8 @@ from pipelines.resample.volumes import Volume, write_volume
 
 #: centre (mm), radii (mm), and intensity by contrast: T1-like, T2-like, map-like (inside the brain only)
 TISSUES = {
+    "neck": ((0, -20, -62), (45, 48, 35), {"t1": 70, "t2": 45, "map": 0}),
+    "nose": ((0, 84, -28), (11, 16, 20), {"t1": 80, "t2": 45, "map": 0}),
     "scalp": ((0, 0, 0), (70, 85, 65), {"t1": 90, "t2": 40, "map": 0}),
     "skull": ((0, 0, 0), (65, 80, 60), {"t1": 15, "t2": 12, "map": 0}),
     "brain": ((0, 0, 0), (60, 75, 55), {"t1": 60, "t2": 70, "map": 20}),
@@ -31,6 +33,11 @@ def inside(world: np.ndarray, tissue: str) -> np.ndarray:
     """Which of the points `(..., 3)` lie in a tissue's ellipsoid."""
     center, radii, _ = TISSUES[tissue]
     return (((world - np.array(center)) / np.array(radii)) ** 2).sum(-1) <= 1
+
+
+def outline(world: np.ndarray) -> np.ndarray:
+    """Which of the points lie in the head, nose and neck included."""
+    return inside(world, "scalp") | inside(world, "neck") | inside(world, "nose")
 
 
 def grid_of(shape: Sequence[int], spacing: Sequence[float], angles: Sequence[float] = (0, 0, 0), center: Sequence[float] = (0, 0, 0)) -> Grid:

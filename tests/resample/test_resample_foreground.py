@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic_heads import grid_of, head, inside, points
+from synthetic_heads import grid_of, head, inside, outline, points
 
 from pipelines.resample.foreground import foreground, standardise
 from pipelines.resample.refusal import Refused
@@ -18,7 +18,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("noise", [0.5, 8])
 def test_head_is_found_in_noise(contrast, noise):
     found = foreground([head(GRID, contrast, noise=noise).array], 2)
-    assert dice(found, inside(points(GRID), "scalp")) > 0.97
+    assert dice(found, outline(points(GRID))) > 0.97
 
 
 def test_extracted_brain_is_found_with_its_dark_ventricles():
@@ -30,7 +30,7 @@ def test_extracted_brain_is_found_with_its_dark_ventricles():
 
 def test_union_takes_what_agrees_and_leaves_what_does_not():
     world = points(GRID)
-    scalp, brain = inside(world, "scalp"), inside(world, "brain")
+    scalp, brain = outline(world), inside(world, "brain")
     stripped = np.where(brain, head(GRID, "t2").array, 0)
     assert dice(foreground([stripped, head(GRID, "t1").array], 2), scalp) > 0.97  # one shows more of the same head
     other = np.where(world[..., 0] > 20, 100.0, 0)
@@ -43,7 +43,7 @@ def test_slices_may_lie_along_any_axis():
 
 
 def test_intensities_are_standardised_inside_and_zero_outside():
-    image, mask = head(GRID, "t2", noise=4).array * 37 + 1000, inside(points(GRID), "scalp")
+    image, mask = head(GRID, "t2", noise=4).array * 37 + 1000, outline(points(GRID))
     image[30, 35, 15] = 1e6  # one spike must not set the scale
     result = standardise(image, mask, 2)
     assert result.dtype == np.float32 and not result[~mask].any()
@@ -52,7 +52,7 @@ def test_intensities_are_standardised_inside_and_zero_outside():
 
 
 def test_a_map_of_the_brain_is_standardised_inside_the_brain():
-    brain, mask = inside(points(GRID), "brain"), inside(points(GRID), "scalp")
+    brain, mask = inside(points(GRID), "brain"), outline(points(GRID))
     values = np.where(brain, head(GRID, "t2", noise=3).array, 0)
     result = standardise(values, mask, 2)
     assert not result[~brain].any() and abs(np.median(result[brain])) < 0.05

@@ -20,17 +20,18 @@ def errors(found, move: np.ndarray) -> tuple[float, float]:
             float(np.degrees(np.arccos(np.clip((np.trace(left) - 1) / 2, -1, 1)))))
 
 
-@pytest.mark.parametrize(("angles", "shift", "contrast", "spacing"), [
-    ((6, -4, 8), (9, -12, 7), "t1", (2, 2, 4)),
-    ((-5, 7, 3), (240, -90, 400), "map", (4, 4, 4)),  # another table, another origin
+@pytest.mark.parametrize(("contrast", "spacing", "shift", "tolerance"), [
+    ("t1", (2, 2, 4), (9, -12, 7), 1.0),
+    ("t1", (4, 2, 2), (240, -90, 400), 1.0),  # another table, another origin
+    ("map", (4, 4, 4), (-10, 5, 30), 2.0),  # a smooth ellipsoid without skull says little about rotation
 ])
-def test_a_known_offset_is_recovered(angles, shift, contrast, spacing):
-    move = rigid(angles, shift)
+def test_a_known_offset_is_recovered(contrast, spacing, shift, tolerance):
+    move = rigid((6, -4, 8), shift)
     shape = [int(190 / size) for size in spacing]
     moving = head(grid_of(shape, spacing, (3, 2, -4), center=shift), contrast, move=move, seed=1)
     found = register(FIXED, moving)
     distance, angle = errors(found, move)
-    assert distance < 1 and angle < 1
+    assert distance < tolerance and angle < tolerance
     assert "shift" in str(found) and "deg" in str(found)
 
 
@@ -49,6 +50,6 @@ def test_noise_is_refused():
 
 
 def test_a_head_turned_too_far_is_refused():
-    turned = head(FIXED.grid, "t2", move=rigid((0, 0, 90), (0, 0, 0)))
-    with pytest.raises(Refused, match=r"beyond 40 mm or 30 deg|did not rise"):
+    turned = head(FIXED.grid, "t2", move=rigid((0, 0, 38), (0, 0, 0)))
+    with pytest.raises(Refused, match="beyond 40 mm or 30 deg"):
         register(FIXED, turned)

@@ -157,5 +157,5 @@ def test_dice_ce_of_a_sure_and_right_answer_is_nothing():
 
 
 def test_a_case_without_tokens_is_refused_with_the_way_out():
-    with pytest.raises(DataError, match="no cached tokens.*embed stage"):
+    with pytest.raises(DataError, match=r"no cached tokens.*embed stage"):
         create("semi", Params()).fit(tiny_task(), [replace(tiny_case(0), tokens={})], seed=0)

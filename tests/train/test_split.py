@@ -29,9 +29,10 @@ def cohort(**counts: int) -> list[Case]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(local=st.integers(2, 9), elsewhere=st.integers(0, 4), shots=st.integers(1, 4), calibration=st.integers(0, 3), seed=st.integers(0, 50),
-       sessions=st.integers(1, 2), order=st.randoms(), split_by=st.sampled_from(["subject", "session"]))
-def test_groups_are_disjoint_nested_and_independent_of_order(local, elsewhere, shots, calibration, seed, sessions, order, split_by):
+@given(st.tuples(st.integers(2, 9), st.integers(0, 4), st.integers(1, 2)), st.tuples(st.integers(1, 4), st.integers(0, 50)), st.integers(0, 3),
+       st.randoms(), st.sampled_from(["subject", "session"]))
+def test_groups_are_disjoint_nested_and_independent_of_order(counts, draws, calibration, order, split_by):
+    (local, elsewhere, sessions), (shots, seed) = counts, draws
     cases = [replace(one, session=f"{number}") for one in cohort(A=local, B=elsewhere) for number in range(sessions)]
     try:
         split = draw(cases, "A", shots, seed, protocol(calibration), split_by=split_by)

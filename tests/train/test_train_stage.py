@@ -61,7 +61,7 @@ def cohort(tmp_path_factory) -> Path:
     forest = {"trees": 8, "voxels_per_class": 300}
     content["experiments"] = {"forest-1": {"system": "random-forest", "shots": 1, "params": forest},
                               "forest-4": {"system": "random-forest", "shots": 4, "params": forest},
-                              "semi-1": {"system": "semi", "shots": 1, "params": {"steps": 40, "batch": 6}}}
+                              "semi-1": {"system": "semi", "shots": 1, "params": {"steps": 10, "batch": 4}}}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     params = load_params(folder / "params.yaml")
     write_resampled(folder / "resampled")

@@ -15,6 +15,8 @@ import numpy as np
  SOLID, FOCAL, CAVITY) = range(18)
 LABELS = 18
 LESIONS = (NECROSIS, ENHANCING, OEDEMA, SOLID, FOCAL)
+#: How much each label counts besides its frequency: the brain and its lesions are the point, vessels and the thin layers outside are not.
+IMPORTANCE = (0.5, 0.4, 0.4, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3, 0.2, 0.2, 0.0, 1.0, 1.2, 1.2, 1.2, 1.0, 0.8)
 #: How a lesion compares with white matter in the image at hand; the row of a (label, relation) pair is `relation * LABELS + label`.
 DARKER, SIMILAR, BRIGHTER = range(3)
 RELATIONS = 3
@@ -85,9 +87,11 @@ CONCEPTS = (
     Concept("extracranial", (SCALP, SKULL, MUSCLE, MARROW, EYE),
             ("tissue outside the brain", "extracranial tissue", "head outside the brain", "skull and scalp", "non-brain tissue"),
             ("tissues around the brain",), neutral=(VESSEL,)),
-    Concept("csf", (CSF, VENTRICLE), ("cerebrospinal fluid", "CSF", "CSF spaces", "cerebrospinal fluid in sulci and ventricles", "spinal fluid"),
+    Concept("csf", (CSF, VENTRICLE), ("cerebrospinal fluid", "CSF", "CSF spaces", "cerebrospinal fluid in sulci and ventricles", "spinal fluid",
+             "fluid spaces of the brain", "fluid in the sulci", "brain fluid"),
             ("the fluid around the brain",), neutral=(CAVITY,)),
-    Concept("ventricle", (VENTRICLE,), ("ventricles", "lateral ventricle", "ventricular CSF", "ventricular system", "fluid-filled ventricles"),
+    Concept("ventricle", (VENTRICLE,), ("ventricles", "lateral ventricle", "ventricular CSF", "ventricular system", "fluid-filled ventricles",
+             "ventricles of the brain"),
             ("brain ventricle",), neutral=(CSF, CAVITY)),
     Concept("grey", (GREY,), ("grey matter", "gray matter", "cortex", "cortical grey matter", "normal grey matter", "cerebral cortex",
                               "deep gray matter"),
@@ -100,7 +104,7 @@ CONCEPTS = (
              "brain without lesion",
              "normal-appearing brain", "unremarkable brain parenchyma", "brain without abnormality", "no {d}", "normal parenchyma",
              "tissue without {d}",
-             "brain free of {d}"),
+             "brain free of {d}", "brain that is normal", "brain not involved by {d}", "tissue that is not diseased"),
             ("brain that is not affected", "unaffected healthy parenchyma"), neutral=(SCALP, SKULL, MUSCLE, MARROW, EYE, VESSEL, GLIOSIS, AIR)),
     Concept("vessel", (VESSEL,), ("venous sinus", "blood vessel", "superior sagittal sinus", "vein"), ("large vein",)),
     Concept("oedema", (OEDEMA,),

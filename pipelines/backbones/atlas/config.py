@@ -10,7 +10,7 @@ class AtlasConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    widths: tuple[int, int, int, int] = (32, 64, 96, 128)  # channels at strides 2, 4, 8, 16
+    widths: tuple[int, int, int, int] = (24, 48, 96, 128)  # channels at strides 2, 4, 8, 16
     fine: int = 24  # token channels at stride 2
     coarse: int = 64  # token channels at stride 8; 24 / 4 + 64 / 64 = 7 stored numbers a voxel
     dim: int = 64  # of the text space

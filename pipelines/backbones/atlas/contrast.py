@@ -26,7 +26,7 @@ TYPICAL = {
 _TYPICAL = torch.tensor(list(TYPICAL.values()))
 #: How often each is drawn: the structural sequences most, as most images are.
 _WEIGHTS = torch.tensor([3.0, 3.0, 3.0, 5.0, 1.0, 1.0, 1.0, 1.0])
-RANDOM_SHARE = 0.3
+RANDOM_SHARE = 0.2
 MIN_LESION_CONTRAST = 0.1
 #: Rough texture per label: fat, marrow and lesions are uneven, brain and fluid are not.
 _TEXTURE = torch.tensor([0.0, 0.16, 0.08, 0.05, 0.04, 0.03, 0.03, 0.1, 0.14, 0.12, 0.1, 0.05, 0.1, 0.12, 0.07, 0.09, 0.05, 0.04])

@@ -34,11 +34,11 @@ class Recipe:
     seed: int
     heads: int = 80
     batch: int = 8
-    size: int = 112
-    tokens: int = 8192  # sampled per step, rare labels more often
+    size: int = 96
+    tokens: int = 6144  # sampled per step, rare labels more often
     phrasings: int = 2  # of every concept, per step
     text_steps: int = 400  # before the first image
-    rate: float = 1.5e-3
+    rate: float = 2e-3
     warm_up: int = 100
     decay: float = 0.3  # the last share of the steps, over which the rate falls to zero; constant before, so a run can be lengthened
     ema: float = 0.998
@@ -90,9 +90,9 @@ def batch(volumes: torch.Tensor, recipe: Recipe, step: int) -> tuple[torch.Tenso
     slabs = paint_lesions(slabs, pixel, random)
     level = grey_levels(random)
     images = render(slabs, level, random)
-    # a random pixel of the token's 2 x 2 x slab stands for it: on average that is the soft label
-    part, row, column = (int(torch.randint(n, (1,), generator=random.generator)) for n in (SLAB, FINE_STRIDE, FINE_STRIDE))
-    labels = slabs[:, part, row::FINE_STRIDE, column::FINE_STRIDE]
+    # a random pixel of the token's 2 x 2, of one of the two middle sub-slices, stands for it: on average that is the soft label
+    part, row, column = (int(torch.randint(n, (1,), generator=random.generator)) for n in (2, FINE_STRIDE, FINE_STRIDE))
+    labels = slabs[:, SLAB // 2 - part, row::FINE_STRIDE, column::FINE_STRIDE]
     relation = relations(level).gather(1, labels.flatten(1)).view_as(labels)
     return images[:, None], relation * c.LABELS + labels, random
 
@@ -103,7 +103,8 @@ def loss_of(towers: Towers, images: torch.Tensor, rows: torch.Tensor, random: Un
         tokens = towers.image(images.to(memory_format=torch.channels_last))
     embedded = towers.image.align({name: tensor.float() for name, tensor in tokens.items()}).permute(0, 2, 3, 1).flatten(0, 2)
     flat = rows.flatten()
-    weight = flat.bincount(minlength=c.RELATIONS * c.LABELS).float().clamp_min(1).rsqrt()[flat]
+    frequent = flat.bincount(minlength=c.RELATIONS * c.LABELS).float().clamp_min(1)
+    weight = (frequent.rsqrt() * torch.tensor(c.IMPORTANCE).repeat(c.RELATIONS))[flat]
     chosen = torch.multinomial(weight, min(recipe.tokens, len(flat)), generator=random.generator)
     words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=random.generator)))
     return pixel_text_contrast(towers, embedded[chosen], flat[chosen], words, recipe.phrasings)

@@ -16,13 +16,13 @@ class Params(Section):
     text: Literal["prompts", "random-orthonormal", "one-hot"] = Field("prompts", description="the last two: controls without language")
     backbone_alignment: bool = Field(True, description="projectors start at the backbone's own alignment, not at random")
     # sizes
-    grid_stride: int = Field(2, ge=1, description="pixels per token of the grid that levels are brought to; a finer level is averaged")
+    grid_stride: int = Field(4, ge=1, description="pixels per token of the grid that levels are brought to; a finer level is averaged")
     projector_width: int = Field(64, ge=1)
     decoder_width: int = Field(48, ge=1)
     # training
     steps: int = Field(150, ge=1)
     batch: int = Field(12, ge=1, description="patches a step")
-    patch: int = Field(8, ge=1, description="edge of a patch, tokens")
+    patch: int = Field(4, ge=1, description="edge of a patch, tokens")
     depth: int = Field(3, ge=1, description="slices of a patch")
     on_lesion: float = Field(0.5, ge=0, le=1, description="share of patches centred on a labelled voxel")
     learning_rate: float = Field(6e-3, gt=0)
