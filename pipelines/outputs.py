@@ -73,7 +73,7 @@ def write_json(final: Path, value: object) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path` (flock: the kernel frees it when the holder dies)."""
-    with open(path, "w") as handle:
+    with Path(path).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,5 +84,5 @@ def locked(path: Path) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
-    with open(path, "rb") as handle:
+    with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

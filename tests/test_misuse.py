@@ -23,7 +23,8 @@ COMMANDS = {
 
 
 def run(stage: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", f"pipelines.{stage}", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", f"pipelines.{stage}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 def refused(process: subprocess.CompletedProcess, status: int) -> str:

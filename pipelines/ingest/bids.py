@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.cohort import bids_path
-from pipelines.errors import DataError
+from pipelines.errors import DataError, Refused
 from pipelines.ingest.dicom import Plan, label_path, site_of
 from pipelines.ingest.jobs import SIDECAR, Candidate, Case, ImageJob, LabelJob
 from pipelines.ingest.labels import LabelSource, safe_name
 from pipelines.ingest.pseudonyms import FRAME_LENGTH
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.rules import model, vendor
 from pipelines.ingest.source import SourceFile
 from pipelines.params import ModalitySpec, Params

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.cohort import bids_path
-from pipelines.errors import DataError
+from pipelines.errors import DataError, Refused
 from pipelines.ingest.headers import Series, group, looks_dicom, quiet, read_header
 from pipelines.ingest.jobs import Candidate, Case, ImageJob, LabelJob
 from pipelines.ingest.labels import LabelSource
 from pipelines.ingest.pseudonyms import FRAME_LENGTH, Pseudonyms
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.rules import classify, evidence, facts
 from pipelines.ingest.source import SourceFile
 from pipelines.ingest.uptake import suv_factor

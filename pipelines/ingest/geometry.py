@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.ingest.refusal import Refused
+from pipelines.errors import Refused
 
 ORIENTATION_TOL = 1e-3  # of a direction cosine, 0.06 degrees: rounding in headers is below, a localiser's planes are far above
 PIXEL_SPACING_TOL_MM = 1e-3

@@ -15,9 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
+from pipelines.errors import Refused
 from pipelines.ingest.geometry import check_stack, check_uniform
 from pipelines.ingest.pseudonyms import tokens
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.source import SourceFile
 
 IDENTITY = ("PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientBirthDate", "PatientMotherBirthName",

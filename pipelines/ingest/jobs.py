@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pipelines.errors import Refused
 from pipelines.ingest.labels import LabelSource, Segments, merge, read_segments
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.volumes import Volume, load_grid, read_nifti, read_series, write_image, write_label
 from pipelines.outputs import sha256, write_json, write_text
 

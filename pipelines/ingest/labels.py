@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.errors import Refused
 from pipelines.ingest.geometry import place_on_grid
 from pipelines.ingest.headers import quiet
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.vocabulary import SEGMENT_WORDS
 from pipelines.ingest.volumes import read_nifti, read_series
 

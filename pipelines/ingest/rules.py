@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
+from pipelines.errors import Refused
 from pipelines.ingest.headers import Series
 from pipelines.ingest.pseudonyms import mentions
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.vocabulary import SERIES_WORDS
 from pipelines.params import Rule
 

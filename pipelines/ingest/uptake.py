@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from pipelines.errors import Refused
 from pipelines.ingest.headers import Header, Series
-from pipelines.ingest.refusal import Refused
 
 REMEDY = "complete the tags, or convert the series to SUV where it was made and export that"
 #: Beyond this the dose left is below 0.1 %: the times are of two different clocks or days, not of one examination.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.errors import Refused
 from pipelines.ingest.geometry import PIXEL_SPACING_TOL_MM
 from pipelines.ingest.headers import quiet
-from pipelines.ingest.refusal import Refused
 from pipelines.outputs import staged_file
 
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT

@@ -48,7 +48,7 @@ def section(cohort: Cohort, metrics: Mapping, bins: pd.DataFrame, figures: Seque
     return {
         "cohort": cohort, "metrics": metrics, "shots": shots, "experiment": experiment, "result": metrics["experiments"][experiment],
         "confidence": round(cohort.settings.confidence * 100), "names": names, "columns": [TABLE[0], *surfaces, *TABLE[1:]],
-        "units": PLURAL[metrics["unit"]], "order": by_shots(cohort, metrics),
+        "units": PLURAL[metrics["unit"]], "order": by_shots(metrics),
         "findings": [finding(cohort, metrics, label, experiment) for label in cohort.labels],
         "examples": [example for label in cohort.labels if (example := calibration_example(cohort, bins, label, shots)) is not None],
         "figures": {kind: [figure for figure in figures if figure.kind == kind] for kind in KINDS},
@@ -56,9 +56,9 @@ def section(cohort: Cohort, metrics: Mapping, bins: pd.DataFrame, figures: Seque
     }
 
 
-def by_shots(cohort: Cohort, metrics: Mapping) -> list[dict]:
-    """The experiments as tables list them: by shots, the headline system first."""
-    return sorted(metrics["experiments"].values(), key=lambda entry: (entry["shots"], entry["system"] != cohort.headline, entry["system"]))
+def by_shots(metrics: Mapping) -> list[dict]:
+    """A cohort's experiments as tables list them: by shots, the headline system first."""
+    return sorted(metrics["experiments"].values(), key=lambda entry: (entry["shots"], entry["system"] != metrics["headline"], entry["system"]))
 
 
 def finding(cohort: Cohort, metrics: Mapping, label: str, experiment: str) -> dict[str, object]:

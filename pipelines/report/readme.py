@@ -13,7 +13,7 @@ import cyclopts
 from pipelines.cli import run
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file, write_text
-from pipelines.report.page import PLURAL, interval, number, seconds
+from pipelines.report.page import PLURAL, by_shots, interval, number, seconds
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -46,12 +46,12 @@ def alt_text(cohort: Mapping) -> str:
 
 def markdown(cohort: Mapping) -> str:
     """The table of one cohort in Markdown: a row a label and experiment, means with their intervals."""
-    first = next(iter(cohort["experiments"].values()))
-    lines = [f"Means with {cohort['confidence']:.0%} bootstrap intervals over query {PLURAL[cohort['unit']]}, {len(first['seeds'])} support draws per site, "
+    first, units = next(iter(cohort["experiments"].values())), PLURAL[cohort["unit"]]
+    lines = [f"Means with {cohort['confidence']:.0%} bootstrap intervals over query {units}, {len(first['seeds'])} support draws at each of "
              f"{len(first['sites'])} sites, ECE within the foreground band. Caveat: {cohort['caveat']}.", "",
              "| label | system | shots | Dice | ECE | train |", "|---|---|---|---|---|---|"]
     for label in cohort["labels"]:
-        for entry in sorted(cohort["experiments"].values(), key=lambda entry: (entry["shots"], entry["system"] != cohort["headline"], entry["system"])):
+        for entry in by_shots(cohort):
             dice, ece = entry["labels"][label]["dice"], entry["labels"][label]["ece"]
             lines.append(f"| {label} | {entry['title']} | {entry['shots']} | {number(dice['mean'])} {interval(dice)} "
                          f"| {number(ece['mean'], 3)} {interval(ece)} | {seconds(entry['cost']['train_seconds'])} |")

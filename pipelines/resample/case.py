@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cohort import bids_path
+from pipelines.errors import Refused
 from pipelines.outputs import sha256
 from pipelines.params import Label, Resample
 from pipelines.resample.foreground import standardise
 from pipelines.resample.labels import lookup_path, read_lookup, resample_label, target_codes
 from pipelines.resample.place import Image, Placement, find_foreground, frame_name, place, read_image
-from pipelines.resample.refusal import Refused
 from pipelines.resample.volumes import read_volume, write_volume
 
 #: An image that covers less of the foreground than this shows too little of the head to be used.
@@ -35,7 +35,7 @@ class CaseResult:
 
     def refuse(self, row: dict, refused: Refused) -> None:
         """Send a row of the source's manifest to quarantine."""
-        self.quarantine.append(refused.row(row))
+        self.quarantine.append(refused.row(row["subject"], row["session"], row["path"]))
 
     def write(self, row: dict, array: np.ndarray, placement: Placement, notes: Sequence[str]) -> None:
         """Write a volume on the case's grid at the row's path; header facts of the row stay the source's."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.resample.refusal import Refused
+from pipelines.errors import Refused
 
 #: Percentiles of the foreground at which intensities are clipped: vessels, fat and noise spikes must not set the scale.
 CLIP_PERCENTILES = (0.5, 99.5)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.errors import Refused
 from pipelines.params import Label
 from pipelines.resample.grid import Grid
-from pipelines.resample.refusal import Refused
 from pipelines.resample.sampling import sample
 from pipelines.resample.volumes import Volume
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Bounds of a class's weight: at 3 a voxel needs at least a quarter of a single class to be labelled.
 WEIGHT_BOUNDS = (1 / 3, 3.0)
-ROUNDS = 24
+ROUNDS = 100
 #: How much a voxel's neighbourhood counts in its share. Where spacings have a simple ratio, whole rims of voxels hold the same share and
 #: would be taken or left together; this ranks them, the more enclosed first.
 NEIGHBOURHOOD = 0.1

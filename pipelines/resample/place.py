@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.errors import Refused
 from pipelines.params import Resample
 from pipelines.resample.foreground import foreground
 from pipelines.resample.grid import Grid, working_grid
-from pipelines.resample.refusal import Refused
 from pipelines.resample.registration import register
 from pipelines.resample.sampling import covered, sample
 from pipelines.resample.volumes import Volume, read_volume

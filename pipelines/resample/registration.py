@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.resample.refusal import Refused
+from pipelines.errors import Refused
 from pipelines.resample.sampling import sample, to_itk
 from pipelines.resample.volumes import Volume
 

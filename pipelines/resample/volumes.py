@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.errors import Refused
 from pipelines.outputs import staged_file
 from pipelines.resample.grid import Grid
-from pipelines.resample.refusal import Refused
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from pipelines.errors import Refused
 from pipelines.ingest.geometry import check_stack, place_on_grid
-from pipelines.ingest.refusal import Refused
 
 
 def stack(count: int = 6, step: float = 5.0, axes: np.ndarray | None = None) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ from pydicom.sr.codedict import codes
 from scipy.spatial.transform import Rotation
 
 from pipelines.cohort import read_manifest, read_quarantine
+from pipelines.errors import Refused
 from pipelines.ingest.labels import Segments, merge, safe_name
-from pipelines.ingest.refusal import Refused
 
 NAMES = ["Necrosis", "Enhancing lesion"]
 

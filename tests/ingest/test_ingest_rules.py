@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines.cohort import read_manifest
+from pipelines.errors import Refused
 from pipelines.ingest.headers import Header, Series
-from pipelines.ingest.refusal import Refused
 from pipelines.ingest.rules import classify, known_words
 from pipelines.ingest.source import SourceFile
 from pipelines.ingest.uptake import suv_factor

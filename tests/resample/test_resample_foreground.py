@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from synthetic_heads import grid_of, head, inside, outline, points
 
+from pipelines.errors import Refused
 from pipelines.resample.foreground import foreground, standardise
-from pipelines.resample.refusal import Refused
 
 GRID = grid_of((60, 70, 30), (3, 3, 5), (5, -4, 8))
 

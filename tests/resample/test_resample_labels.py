@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_heads import grid_of, lesion, points
 
+from pipelines.errors import Refused
 from pipelines.params import Label
 from pipelines.resample.grid import working_grid
 from pipelines.resample.labels import assign, read_lookup, resample_label, target_codes
-from pipelines.resample.refusal import Refused
 from pipelines.resample.volumes import Volume
 
 LABELS = [Label(name="core", segments=["Necrosis", "Enhancing lesion"], text="core"), Label(name="oedema", segments=["Edema"], text="oedema")]

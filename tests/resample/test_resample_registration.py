@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_heads import grid_of, head, rigid
 
-from pipelines.resample.refusal import Refused
+from pipelines.errors import Refused
 from pipelines.resample.registration import register
 from pipelines.resample.volumes import Volume
 

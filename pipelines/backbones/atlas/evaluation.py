@@ -1,4 +1,4 @@
-"""How well Atlas finds what a text names, with no label at all: on synthetic heads of other seeds and in words not trained on."""
+"""How well Atlas finds what a text names, with no label at all: on synthetic heads of other seeds in known words and in new ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.backbones.atlas.slices import SLAB, Uniform, label_slabs, paint_l
 from pipelines.backbones.atlas.volumes import label_volumes
 
 HEADS, SLICES = 6, 96
-#: Class -> the concept whose held-out words name it, and the labels that are it.
+#: Concept that names a class -> the labels that are it.
 CLASSES = {"outside": (c.AIR,), "extracranial": (c.SCALP, c.SKULL, c.EYE, c.MUSCLE, c.MARROW), "csf": (c.CSF, c.VENTRICLE), "grey": (c.GREY,),
            "white": (c.WHITE,), "abnormality": c.LESIONS}
 
@@ -31,22 +31,28 @@ def name_pixels(atlas: Atlas, volume: np.ndarray, spacing_mm: tuple[float, float
     return grown[..., : volume.shape[1], : volume.shape[2]].argmax(1).numpy()
 
 
-def zero_shot(atlas: Atlas, cache: Path, seed: int, say=print) -> dict[str, float]:
-    """Dice of every class over `SLICES` slices of `HEADS` unseen heads; "abnormality" also by the sequence the grey levels imitate."""
+def zero_shot(atlas: Atlas, cache: Path, seed: int, say=print) -> dict[str, dict[str, float]]:
+    """Dice of every class over `SLICES` slices of `HEADS` unseen heads; "abnormality" also by the sequence the grey levels imitate.
+
+    Once with texts as in training ("known words") and once with phrasings kept out of it ("new words").
+    """
     volumes = torch.from_numpy(label_volumes(HEADS, seed, cache, say))
-    texts = {concept.name: concept.held_out for concept in c.CONCEPTS}
-    classes = {name: texts[name] for name in CLASSES}
     random = Uniform(torch.Generator().manual_seed(seed), SLICES)
     slabs, pixel, _ = label_slabs(volumes, random, 128)
     slabs = paint_lesions(slabs, pixel, random)
-    truth = slabs[:, SLAB // 2].numpy()
-    named = name_pixels(atlas, render(slabs, grey_levels(random), random).numpy(), (1.5, 1.5, 1.5), classes)
-    result = {name: dice(named == index, np.isin(truth, CLASSES[name])) for index, name in enumerate(CLASSES)}
-    for name, levels in TYPICAL.items():
-        image = render(slabs, torch.tensor(levels).repeat(len(slabs), 1), random).numpy()
-        named = name_pixels(atlas, image, (1.5, 1.5, 1.5), classes)
-        result[f"abnormality on {name}"] = dice(named == list(CLASSES).index("abnormality"), np.isin(truth, c.LESIONS))
-    return {name: round(value, 4) for name, value in result.items()}
+    images = {"": render(slabs, grey_levels(random), random)}
+    images |= {f" on {name}": render(slabs, torch.tensor(levels).repeat(len(slabs), 1), random) for name, levels in TYPICAL.items()}
+    truth, concepts = slabs[:, SLAB // 2].numpy(), {concept.name: concept for concept in c.CONCEPTS}
+    result: dict[str, dict[str, float]] = {}
+    for words in ("known words", "new words"):
+        classes = {name: concepts[name].held_out if words == "new words" else concepts[name].texts[:3] for name in CLASSES}
+        scores = result.setdefault(words, {})
+        for sequence, image in images.items():
+            named = name_pixels(atlas, image.numpy(), (1.5, 1.5, 1.5), classes)
+            for index, name in enumerate(CLASSES):
+                if not sequence or name == "abnormality":
+                    scores[name + sequence] = round(dice(named == index, np.isin(truth, CLASSES[name])), 4)
+    return result
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
