@@ -51,6 +51,7 @@ class Cohort(Section):
     site: SiteRule
     disease: str = Field(description="for the prompts, for example 'glioma'")
     labels: list[Label] = Field(min_length=1)
+    targets: list[str] | Literal["all"] = Field("all", description="sites to adapt to; the others can lend calibration cases")
     split_by: Literal["subject", "session"] = "subject"
     caveat: str = Field("", description="printed wherever results of this cohort are shown")
     pseudonym_key: str = Field("", description="file with the key of the pseudonyms; empty: the user's own, made at the first run")
@@ -127,7 +128,6 @@ class Protocol(Section):
     """How cases are drawn, shared by every experiment so that they are compared on the same draws."""
 
     kind: Literal["within"] = "within"
-    sites: list[str] | Literal["all"] = "all"
     seeds: list[int] = Field(min_length=1)
     calibration_cases: int = Field(ge=0)
     min_query_cases: int = Field(1, ge=1)

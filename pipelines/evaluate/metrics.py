@@ -17,6 +17,8 @@ import warnings
 
 import numpy as np
 
+from pipelines.train.band import bounding_box, foreground_band
+
 Spacing = tuple[float, float, float]
 
 #: A probability is kept this far from 0 and 1 before its logarithm is taken, as float32 knows nothing finer near 1.
@@ -45,27 +47,6 @@ def surface(truth: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing, toler
         distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing_mm)
         overlap = compute_surface_dice(*pair, class_thresholds=[tolerance_mm], include_background=True, spacing=spacing_mm, use_subvoxels=True)
     return float(distance), float(overlap)
-
-
-def bounding_box(mask: np.ndarray, margin: tuple[int, ...]) -> tuple[slice, ...]:
-    """The smallest box around a non-empty mask, widened by `margin` voxels an axis and cut at the volume's edge."""
-    box = []
-    for axis, extra in enumerate(margin):
-        filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(max(int(filled[0]) - extra, 0), int(filled[-1]) + 1 + extra))
-    return tuple(box)
-
-
-def foreground_band(truth: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing, band_mm: float) -> np.ndarray:
-    """Voxels within `band_mm` of truth or prediction: where a probability matters to a reader of the contour. Empty where both are."""
-    from scipy.ndimage import distance_transform_edt
-
-    union = truth | predicted
-    band = np.zeros_like(union)
-    if union.any():
-        box = bounding_box(union, tuple(math.ceil(band_mm / step) for step in spacing_mm))
-        band[box] = distance_transform_edt(~union[box], sampling=spacing_mm) <= band_mm
-    return band
 
 
 def reliability_bins(probability: np.ndarray, truth: np.ndarray, bins: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cohort import Case
-from pipelines.evaluate.metrics import bounding_box
+from pipelines.train.band import bounding_box
 
 INDEX = "index.json"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+#: Share of the steps in which a one-cycle schedule warms up. No integer number of steps times this is exactly 1, where torch divides by zero.
+WARM_UP = 0.11
+
 
 @contextlib.contextmanager
 def reproducible(seed: int) -> Iterator[None]:

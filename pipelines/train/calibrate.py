@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize
+
+from pipelines.train.band import foreground_band
 
 BOUNDS = (0.25, 4.0)
 #: Probabilities are clipped here before the logarithm; a forest's are often exactly 0.
@@ -41,17 +42,9 @@ class Sample:
         return Sample(self.log_p[chosen], self.truth[chosen], self.slices[chosen])
 
 
-def foreground_band(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], band_mm: float) -> np.ndarray:
-    """Voxels within `band_mm` of any labelled or predicted voxel, boolean, same shape; `spacing_mm` along the same axes."""
-    union = (truth > 0) | (prediction > 0)
-    if not union.any():
-        return union
-    return distance_transform_edt(~union, sampling=spacing_mm) <= band_mm
-
-
 def band_sample(probabilities: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float], band_mm: float) -> Sample:
     """The calibration voxels of one case. `probabilities`: `(C, S, H, W)`; `truth`: `(S, H, W)`."""
-    band = foreground_band(truth, probabilities.argmax(0), spacing_mm, band_mm)
+    band = foreground_band(truth > 0, probabilities.argmax(0) > 0, spacing_mm, band_mm)
     log_p = np.log(np.clip(probabilities[:, band].T.astype(np.float64), EPSILON, 1.0))
     return Sample(log_p, truth[band].astype(np.int64), np.nonzero(band)[0])
 

@@ -65,7 +65,7 @@ def plan_fits(name: str, experiment: Experiment, cases: Sequence[Case], params: 
     return [Job(name, experiment.system, system_params, experiment.shots, site, seed,
                 draw(cases, site, experiment.shots, seed, params.protocol,
                      split_by=params.cohort.split_by, experiment=name), params.evaluate.band_mm)
-            for site in sites_of(cases, params.protocol) for seed in params.protocol.seeds]
+            for site in sites_of(cases, params.cohort.targets) for seed in params.protocol.seeds]
 
 
 def fit_one(job: Job, task: Task, out: Path) -> dict:
@@ -119,7 +119,7 @@ def _fingerprint(experiment: Experiment, task: Task, params: Params, source: Pat
     package = Path(__file__).parents[1]
     code = sorted((*(package / "train").rglob("*.py"), *(package / "systems").rglob("*.py")))
     content = {"experiment": experiment.model_dump(mode="json"), "protocol": params.protocol.model_dump(mode="json"),
-               "split_by": params.cohort.split_by, "labels": task.labels, "band_mm": params.evaluate.band_mm,
+               "split_by": params.cohort.split_by, "targets": params.cohort.targets, "labels": task.labels, "band_mm": params.evaluate.band_mm,
                "cohort": sha256(Path(source) / MANIFEST), "prompts": sha256(Path(prompts) / "prompts.json"),
                "backbone": task.backbone.fingerprint, "code": [sha256(path) for path in code]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -67,15 +67,15 @@ def draw(cases: Sequence[Case], site: str, shots: int, seed: int, protocol: Prot
     return Split(support, (), tuple(rest), "none")
 
 
-def sites_of(cases: Sequence[Case], protocol: Protocol) -> list[str]:
-    """The sites to adapt to, sorted: those of params, or every site that has a case."""
+def sites_of(cases: Sequence[Case], targets: Sequence[str] | Literal["all"]) -> list[str]:
+    """The sites to adapt to, sorted: those of params' cohort.targets, or every site that has a case."""
     present = sorted({case.site for case in cases})
-    if protocol.sites == "all":
+    if targets == "all":
         return present
-    for site in protocol.sites:
+    for site in targets:
         if site not in present:
-            raise DataError(f"protocol.sites names {site!r}, which this cohort does not have; its sites are {', '.join(present)}")
-    return sorted(set(protocol.sites))
+            raise DataError(f"cohort.targets names {site!r}, which this cohort does not have; its sites are {', '.join(present)}")
+    return sorted(set(targets))
 
 
 def _unit(case: Case, split_by: str) -> str:

@@ -39,6 +39,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     content = yaml.safe_load((load_params.__globals__["DEFAULT"]).read_text())
     content["protocol"] |= {"seeds": [0, 1]}
+    content["cohort"]["targets"] = "all"
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     params = load_params(folder / "params.yaml")
     backbone = SimpleNamespace(dim=8, levels={"fine": (8, 4)}, fingerprint="f" * 64)

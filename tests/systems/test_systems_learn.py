@@ -85,7 +85,7 @@ def test_a_query_without_a_modality_is_predicted(system, left):
 def test_support_may_lack_modalities_and_labels(name):
     flair = tiny_case(0, modalities=("FLAIR",))
     empty = replace(tiny_case(1), dseg=np.zeros_like(QUERY.label()))
-    system = fitted(name, support=(flair, empty), **({"steps": 5} if name != "random-forest" else {}))
+    system = fitted(name, support=(flair, empty), **({"steps": 20} if name != "random-forest" else {}))
     assert np.isfinite(system.predict(tiny_task(), QUERY)).all()
 
 
@@ -94,3 +94,10 @@ def test_a_single_empty_shot_predicts_background(name):
     empty = replace(tiny_case(1), dseg=np.zeros_like(QUERY.label()))
     system = fitted(name, support=(empty,), **({"steps": 30} if name != "random-forest" else {}))
     assert (system.predict(tiny_task(), QUERY).argmax(0) == 0).mean() > 0.98
+
+
+@pytest.mark.parametrize("name", ["semi", "unet"])
+@pytest.mark.parametrize("steps", [1, 3, 9, 10])
+def test_any_number_of_steps_trains(name, steps):
+    system = fitted(name, support=(tiny_case(0),), steps=steps, batch=2)
+    assert np.isfinite(system.predict(tiny_task(), QUERY)).all()

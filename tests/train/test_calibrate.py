@@ -64,11 +64,11 @@ def test_the_band_reaches_as_far_as_it_says_in_mm():
     truth, prediction = np.zeros((5, 21, 21), np.uint8), np.zeros((5, 21, 21), np.uint8)
     truth[2, 10, 5] = 1
     prediction[2, 10, 15] = 2
-    band = foreground_band(truth, prediction, (5.0, 1.5, 1.5), 4.0)
+    band = foreground_band(truth > 0, prediction > 0, (5.0, 1.5, 1.5), 4.0)
     assert band[2, 10, [3, 5, 7, 15]].all()
     assert not band[2, 10, 10]
     assert not band[[0, 1, 3, 4]].any()
-    assert not foreground_band(truth * 0, prediction * 0, (5.0, 1.5, 1.5), 4.0).any()
+    assert not foreground_band(truth < 0, prediction < 0, (5.0, 1.5, 1.5), 4.0).any()
 
 
 def test_a_sample_holds_the_bands_voxels():

@@ -84,8 +84,7 @@ def test_too_small_a_site_is_refused_with_the_way_out():
 
 
 def test_sites_are_those_of_params_or_all():
-    assert sites_of(cohort(B=1, A=1), protocol()) == ["A", "B"]
-    some = Protocol(seeds=[0], calibration_cases=1, sites=["B"])
-    assert sites_of(cohort(B=1, A=1), some) == ["B"]
+    assert sites_of(cohort(B=1, A=1), "all") == ["A", "B"]
+    assert sites_of(cohort(B=1, A=1), ["B"]) == ["B"]
     with pytest.raises(DataError, match=r"names 'B'.*its sites are A"):
-        sites_of(cohort(A=2), some)
+        sites_of(cohort(A=2), ["B"])

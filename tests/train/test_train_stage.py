@@ -56,12 +56,13 @@ def cohort(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
     content = yaml.safe_load(DEFAULT.read_text())
     content["cohort"]["labels"] = [{"name": name, "segments": [name], "text": name} for name in LABELS]
-    content["protocol"] |= {"seeds": [0, 1], "sites": ["north"]}
+    content["protocol"] |= {"seeds": [0, 1]}
+    content["cohort"]["targets"] = ["north"]
     content["embed"]["backbone"] = f"atlas:{ROOT / 'models' / 'atlas'}"
     forest = {"trees": 8, "voxels_per_class": 300}
     content["experiments"] = {"forest-1": {"system": "random-forest", "shots": 1, "params": forest},
                               "forest-4": {"system": "random-forest", "shots": 4, "params": forest},
-                              "semi-1": {"system": "semi", "shots": 1, "params": {"steps": 10, "batch": 4}}}
+                              "semi-1": {"system": "semi", "shots": 1, "params": {"steps": 20, "batch": 4}}}
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
     params = load_params(folder / "params.yaml")
     write_resampled(folder / "resampled")

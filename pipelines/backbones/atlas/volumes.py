@@ -6,25 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.outputs import staged_file
+from pipelines.outputs import sha256, staged_file
 
 SPACING_MM = 1.5
-#: Part of every cached file's name: a change of what is drawn must not meet older files.
-GENERATOR = "v1"
 
 
 def label_volumes(count: int, seed: int, cache: Path, say=print) -> np.ndarray:
     """`(2 * count, X, Y, Z)` uint8: `count` heads, each healthy and with a glioma (`pipelines.phantoms.anatomy.Tissue`, 1.5 mm)."""
-    from pipelines.phantoms.anatomy import head, lesion
+    from pipelines.phantoms import anatomy
 
+    version = sha256(Path(anatomy.__file__))[:8]  # heads of another anatomy must not be taken for these
     volumes = []
     for index in range(count):
-        path = Path(cache) / f"head-{GENERATOR}-{seed}-{index:04d}.npz"
+        path = Path(cache) / f"head-{version}-{seed}-{index:04d}.npz"
         if not path.is_file():
             rng = np.random.default_rng([seed, index])
-            healthy = head(rng, SPACING_MM)
+            healthy = anatomy.head(rng, SPACING_MM)
             with staged_file(path) as temporary:
-                np.savez_compressed(temporary, healthy=healthy.labels, lesion=lesion(healthy, rng))
+                np.savez_compressed(temporary, healthy=healthy.labels, lesion=anatomy.lesion(healthy, rng))
             if (index + 1) % 10 == 0:
                 say(f"heads: {index + 1} of {count}")
         with np.load(path) as stored:

@@ -12,6 +12,7 @@ from pipelines.systems.protocol import Task
 from pipelines.systems.semi.features import View, region_classes, view_of
 from pipelines.systems.semi.params import Params
 from pipelines.systems.semi.texts import class_vectors
+from pipelines.systems.semi.views import another_view
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,14 @@ class PatchSampler:
 
     def __init__(self, support: Sequence[Case], task: Task, params: Params):
         self.params = params
-        self.shots = [_shot(case, task, params) for case in support]
+        views = [another_view(support[number % len(support)], task, params) for number in range(params.views)]
+        self.originals = len(support)
+        self.shots = [_shot(case, task, params) for case in (*support, *views)]
         self.depth = min(params.depth, *(len(shot.label) for shot in self.shots))
+
+    def present(self) -> torch.Tensor:
+        """Modalities that some shot has, `(M,)`."""
+        return torch.stack([shot.view.present for shot in self.shots]).any(0)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and sd of every token channel inside the heads, `(M, D)`; 0 and 1 for a modality that no shot has."""
@@ -64,7 +71,7 @@ class PatchSampler:
         return replace(batch, raw=self._other_gain(batch.raw.float()), present=self._dropped(batch.present))
 
     def _patch(self) -> tuple[torch.Tensor, ...]:
-        shot = self.shots[_integer(len(self.shots))]
+        shot = self._some_shot()
         on_lesion = shot.lesions and torch.rand(()) < self.params.on_lesion
         places = shot.lesions[_integer(len(shot.lesions))] if on_lesion else shot.head
         place = places[_integer(len(places))].tolist()
@@ -74,6 +81,13 @@ class PatchSampler:
         stride = self.params.grid_stride
         voxels = (z, *(slice(part.start * stride, part.stop * stride) for part in (row, column)))
         return shot.view.tokens[cells], shot.view.raw[voxels], shot.texts, shot.view.present, shot.label[voxels], shot.classes[cells]
+
+    def _some_shot(self) -> _Shot:
+        """A shot, or with probability 1 / (1 + shots) an augmented copy: the more patients there are, the less copies have to stand in."""
+        copies = len(self.shots) - self.originals
+        if copies and torch.rand(()) < 1 / (1 + self.originals):
+            return self.shots[self.originals + _integer(copies)]
+        return self.shots[_integer(self.originals)]
 
     @staticmethod
     def _start(at: int, length: int, size: int) -> slice:
@@ -87,13 +101,17 @@ class PatchSampler:
         return torch.where(kept.any(1, keepdim=True), kept, present)
 
     def _other_gain(self, raw: torch.Tensor) -> torch.Tensor:
-        """Raw features as if the scanner had another gain; a shift moves intensities only, not the gradients after them."""
+        """Raw features as if the scanner had another gain, and none at all for some patches, so that tokens alone must do as well.
+
+        A shift moves intensities only, not the gradients after them.
+        """
         shape = (len(raw), 1, 1, 1, raw.shape[-2], 1)
         gain, shift = (self.params.intensity_jitter * torch.randn(shape) for _ in range(2))
         intensities = 1 + len(self.params.sigmas)
         mask = torch.zeros(raw.shape[-1])
         mask[:intensities] = 1
-        return raw * (1 + gain) + shift * mask * (raw[..., :1] != 0)
+        kept = torch.rand(len(raw), 1, 1, 1, 1, 1) >= self.params.intensity_dropout
+        return (raw * (1 + gain) + shift * mask * (raw[..., :1] != 0)) * kept
 
 
 def vary_tokens(tokens: torch.Tensor, params: Params) -> torch.Tensor:

@@ -66,6 +66,7 @@ class Semi(nn.Module):
         super().__init__()
         width, modalities = sizes.decoder_width, range(sizes.modalities)
         self.sizes = sizes
+        self.register_buffer("trained", torch.ones(sizes.modalities, dtype=torch.bool))  # modalities that the support had
         self.register_buffer("token_mean", torch.zeros(sizes.modalities, sizes.token_width))
         self.register_buffer("token_sd", torch.ones(sizes.modalities, sizes.token_width))
         self.projectors = nn.ModuleList(Projector(sizes.token_width, sizes.projector_width, sizes.dim) for _ in modalities)
@@ -81,6 +82,10 @@ class Semi(nn.Module):
     def standardise(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens `(..., M, D)` in units of the support's mean and sd."""
         return (tokens.float() - self.token_mean) / self.token_sd
+
+    def usable(self, present: torch.Tensor) -> torch.Tensor:
+        """Of the modalities present `(M,)` those that the support had too; all of them where that leaves none."""
+        return present & self.trained if (present & self.trained).any() else present
 
     def weights(self, present: torch.Tensor) -> torch.Tensor:
         """Fusion weights `(B, M)`: learned, 0 for a missing modality, summing to 1 over those present `(B, M)`."""

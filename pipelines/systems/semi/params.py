@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pipelines.params import Section
 
 
 class Params(Section):
+    model_config = ConfigDict(title="SEMI")
+
     # alignment with text
     tau: float = Field(0.07, gt=0, description="temperature of the contrast and of the similarity maps")
     infonce_weight: float = Field(0.2, ge=0, description="0: control without the contrast")
@@ -24,7 +26,7 @@ class Params(Section):
     batch: int = Field(12, ge=1, description="patches a step")
     patch: int = Field(4, ge=1, description="edge of a patch, tokens")
     depth: int = Field(3, ge=1, description="slices of a patch")
-    on_lesion: float = Field(0.5, ge=0, le=1, description="share of patches centred on a labelled voxel")
+    on_lesion: float = Field(0.3, ge=0, le=1, description="share of patches that hold a labelled voxel by design")
     learning_rate: float = Field(6e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     average: float = Field(0.95, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
@@ -33,6 +35,12 @@ class Params(Section):
     token_jitter: float = Field(0.15, ge=0, description="sd of a gain and a shift of each token channel, per patch: another scanner")
     token_noise: float = Field(0.1, ge=0, description="sd of noise on each token, in sd of its channel")
     intensity_jitter: float = Field(0.15, ge=0, description="sd of gain and shift of the raw intensities, per patch and modality")
+    intensity_dropout: float = Field(0.2, ge=0, lt=1, description="share of patches without raw intensities")
+    views: int = Field(6, ge=0, description="augmented copies of shots that are encoded anew, over all shots together")
+    view_slices: int = Field(10, ge=1, description="slices of such a copy")
+    view_degrees: float = Field(20.0, ge=0, description="largest rotation")
+    view_zoom: float = Field(1.25, ge=1, description="largest scaling, either way")
+    view_contrast: float = Field(0.8, ge=0, description="largest log gamma; gain and shift vary in proportion")
     # the raw-intensity skip
     sigmas: tuple[float, ...] = Field((1.0, 2.0, 4.0), description="scales of the smoothed intensities, pixels")
     asymmetry: bool = Field(True, description="difference from the mirrored half of the head, where slices have a left and a right")

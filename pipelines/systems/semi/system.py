@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.errors import DataError
 from pipelines.outputs import write_json
 from pipelines.systems.filters import inside
 from pipelines.systems.protocol import Task
-from pipelines.systems.reproducible import reproducible
+from pipelines.systems.reproducible import WARM_UP, reproducible
 from pipelines.systems.semi.params import Params
 
 WEIGHTS, STATE = "weights.safetensors", "semi.json"
@@ -46,12 +47,13 @@ class System:
         with reproducible(seed):
             sampler = PatchSampler(support, task, self.params)
             network = self._network(task)
+            network.trained[:] = sampler.present()
             network.token_mean[:], network.token_sd[:] = sampler.statistics()
             if self.params.backbone_alignment:
                 self._start_at_backbone(network, task, support)
             mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.params.average))
             optimiser = torch.optim.AdamW(network.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=0.1)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=WARM_UP)
             targets = self._targets(task, support)
             for _ in range(self.params.steps):
                 optimiser.zero_grad(set_to_none=True)
@@ -121,6 +123,7 @@ class System:
         foreground = case.foreground()
         with torch.inference_mode():
             view = view_of(case, task, self.params)
+            view = replace(view, present=self.network.usable(view.present))
             maps = self._maps(view, text_tensor(case, task, self.params.text), foreground)
             rows, columns = (slice(part.start, min(part.stop, size)) for part, size in zip(view.box[1:], foreground.shape[1:], strict=True))
             head = torch.from_numpy(foreground[:, rows, columns])

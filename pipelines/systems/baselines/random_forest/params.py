@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pipelines.params import Section
 
 
 class Params(Section):
+    model_config = ConfigDict(title="random forest")
+
     sigmas: tuple[float, ...] = Field((0.7, 1.6, 3.5, 6.0, 10.0), min_length=1, description="scales of the filters, pixels")
     prior_exponent: float = Field(0.25, ge=0, le=1, description="how far probabilities go back to the real class frequencies: 1 wholly, 0 not")
     trees: int = Field(50, ge=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from pipelines.params import Range, Section
 
 
 class Params(Section):
+    model_config = ConfigDict(title="U-Net")
+
     channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="per level; each level halves the resolution")
     residual_units: int = Field(2, ge=0)
     neighbours: int = Field(1, ge=0, description="slices above and below that are input channels too")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipelines.outputs import write_json
 from pipelines.systems.baselines.unet.params import Params
 from pipelines.systems.filters import head_box, inside
 from pipelines.systems.protocol import Task
-from pipelines.systems.reproducible import reproducible
+from pipelines.systems.reproducible import WARM_UP, reproducible
 
 WEIGHTS, STATE = "weights.safetensors", "unet.json"
 #: Slices that go through the network at once in prediction; bounds memory.
@@ -31,6 +32,7 @@ class System:
     def __init__(self, params: Params):
         self.params = params
         self.shape: dict[str, int] = {}
+        self.trained: list[str] = []  # modalities that the support had; others would enter through untrained weights
         self.network = None
 
     def fit(self, task: Task, support: Sequence[Case], seed: int) -> None:
@@ -39,11 +41,12 @@ class System:
 
         from pipelines.systems.baselines.unet.batches import PatchSampler
 
+        self.trained = [modality for modality in task.modalities if any(modality in case.images for case in support)]
         with reproducible(seed):
             self._build(len(task.modalities), 1 + len(task.labels))
             sampler = PatchSampler(support, task.modalities, self.params)
             optimiser = torch.optim.AdamW(self.network.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=0.1)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=WARM_UP)
             loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
             self.network.train()
             for _ in range(self.params.steps):
@@ -70,7 +73,8 @@ class System:
 
         foreground = case.foreground()
         box = head_box(foreground)
-        images, present = channels_of(case, task.modalities)
+        known = {modality: image for modality, image in case.images.items() if modality in self.trained}
+        images, present = channels_of(replace(case, images=known) if known else case, task.modalities)
         images = images[:, :, box[1], box[2]]
         height, width = images.shape[-2:]
         multiple = 2 ** (len(self.params.channels) - 1)
@@ -87,12 +91,14 @@ class System:
         from safetensors.torch import save_file
 
         save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / WEIGHTS)
-        write_json(folder / STATE, self.shape)
+        write_json(folder / STATE, {"shape": self.shape, "trained": self.trained})
 
     def load(self, folder: Path) -> None:
         from safetensors.torch import load_file
 
+        state = json.loads((folder / STATE).read_text())
+        self.trained = state["trained"]
         with reproducible(0):  # the initial weights are replaced; the caller's random state must not move
-            self._build(**json.loads((folder / STATE).read_text()))
+            self._build(**state["shape"])
         self.network.load_state_dict(load_file(folder / WEIGHTS))
         self.network.eval()
