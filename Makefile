@@ -31,7 +31,7 @@ setup: $(READY)  ## the virtual environment, from requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.lock
 	.venv/bin/python -m pip check
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -54,7 +54,7 @@ format: $(READY)  ## what ruff can fix by itself
 readme: $(READY)  ## put the finished default run's table and figure into README.md
 	python -m pipelines.report.readme
 
-pretrain: $(READY)  ## train the embedded backbone again (hours; changes models/atlas)
+pretrain: $(READY)  ## train the embedded backbone again (most of an hour; changes models/atlas)
 	python -m pipelines.backbones.atlas.pretrain --out models/atlas
 	dvc commit --force models/atlas/dvc.yaml
 
