@@ -170,7 +170,7 @@ def overview(cohort: Cohort, reliability: pd.DataFrame, path: Path) -> bool:
     axis, share = figure.add_subplot(grid[0, -1]), figure.add_subplot(grid[1, -1])
     draw_reliability(axis, share, cohort, reliability[(reliability.cohort == cohort.name) & (reliability.label == label)
                                                       & (reliability.shots == shots)])
-    axis.set_title(f"Is a stated probability true? ({label})", fontsize=10)
+    axis.set_title(f"Reliability ({label})", fontsize=10)
     axis.legend(fontsize=8, loc="upper left")
     save(figure, path)
     return True

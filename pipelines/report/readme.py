@@ -13,7 +13,7 @@ import cyclopts
 from pipelines.cli import run
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file, write_text
-from pipelines.report.page import PLURAL, by_shots, interval, number, seconds
+from pipelines.report.page import PLURAL, by_shots, interval, number, p_value, seconds, signed
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -49,13 +49,21 @@ def markdown(cohort: Mapping) -> str:
     first, units = next(iter(cohort["experiments"].values())), PLURAL[cohort["unit"]]
     lines = [f"Means with {cohort['confidence']:.0%} bootstrap intervals over query {units}, {len(first['seeds'])} support draws at each of "
              f"{len(first['sites'])} sites, ECE within the foreground band. Caveat: {cohort['caveat']}.", "",
-             "| label | system | shots | Dice | ECE | train |", "|---|---|---|---|---|---|"]
+             "| label | system | shots | Dice | ECE | train | Dice of the headline system minus it, paired (Holm-corrected p) |",
+             "|---|---|---|---|---|---|---|"]
     for label in cohort["labels"]:
         for entry in by_shots(cohort):
             dice, ece = entry["labels"][label]["dice"], entry["labels"][label]["ece"]
             lines.append(f"| {label} | {entry['title']} | {entry['shots']} | {number(dice['mean'])} {interval(dice)} "
-                         f"| {number(ece['mean'], 3)} {interval(ece)} | {seconds(entry['cost']['train_seconds'])} |")
+                         f"| {number(ece['mean'], 3)} {interval(ece)} | {seconds(entry['cost']['train_seconds'])} | {paired(cohort, entry, label)} |")
     return "\n".join(lines)
+
+
+def paired(cohort: Mapping, entry: Mapping, label: str) -> str:
+    """How the headline system compares with `entry` on the same draws and cases; empty for the headline itself."""
+    names = {id(value): name for name, value in cohort["experiments"].items()}
+    other = next((by_label[label]["dice"] for title, by_label in cohort["comparisons"].items() if title.endswith(f" vs {names[id(entry)]}")), None)
+    return f"{signed(other['difference'])} {interval(other)} (p {p_value(other['p_holm'])})" if other else ""
 
 
 if __name__ == "__main__":
