@@ -148,6 +148,15 @@ def test_an_experiment_not_evaluated_yet_is_named(made, tmp_path):
     assert list(cohort.summaries) == ["semi-1", "semi-4"]
 
 
+def test_a_cohort_laid_out_by_another_version_does_not_stop_the_others(made, tmp_path, capsys):
+    shutil.copytree(made.params.parent, tmp_path / "copy")
+    old = tmp_path / "copy" / "cohorts" / "second" / "params.yaml"
+    old.write_text(old.read_text() + "\nretired: 1\n")
+    cohorts = collect(tmp_path / "copy" / "reports" / "cohorts", tmp_path / "copy" / made.params.name)
+    assert [cohort.name for cohort in cohorts] == ["phantom"]
+    assert "make reproduce COHORT=second" in capsys.readouterr().err
+
+
 def test_nothing_to_report(made, tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         collect(tmp_path / "nowhere", made.params)
