@@ -16,7 +16,7 @@ import pipelines
 from tasks.reported import Experiment, Reported
 
 #: What a loaded model imports. Given by hand, because MLflow's own search takes 9 s a model.
-REQUIREMENTS = ("einops", "mlflow", "monai", "nibabel", "numpy", "pandas", "pandera", "pydantic", "PyYAML", "safetensors", "scikit-learn",
+REQUIREMENTS = ("mlflow", "monai", "nibabel", "numpy", "pandas", "pandera", "pydantic", "PyYAML", "safetensors", "scikit-learn",
                 "scipy", "skops", "torch")
 PACKAGE = Path(pipelines.__file__).parent  # the code goes with the model: weights outlive the version that made them
 EXAMPLE_SHAPE = (2, 16, 16)

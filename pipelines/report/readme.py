@@ -61,8 +61,8 @@ def markdown(cohort: Mapping) -> str:
 
 def paired(cohort: Mapping, entry: Mapping, label: str) -> str:
     """How the headline system compares with `entry` on the same draws and cases; empty for the headline itself."""
-    names = {id(value): name for name, value in cohort["experiments"].items()}
-    other = next((by_label[label]["dice"] for title, by_label in cohort["comparisons"].items() if title.endswith(f" vs {names[id(entry)]}")), None)
+    name = next(name for name, value in cohort["experiments"].items() if value is entry)
+    other = next((by_label[label]["dice"] for title, by_label in cohort["comparisons"].items() if title.endswith(f" vs {name}")), None)
     return f"{signed(other['difference'])} {interval(other)} (p {p_value(other['p_holm'])})" if other else ""
 
 
