@@ -80,6 +80,8 @@ class Rule(Section):
     tr_ms: Range | None = None
     te_ms: Range | None = None
     ti_ms: Range | None = None
+    b_value: Range | None = Field(None, description="s/mm^2, of the volume")
+    volume: str | None = Field(None, description="regular expression searched in the name of one volume of a series with several, for example '^echo-2$'")
 
     @model_validator(mode="after")
     def _one_outcome(self):
@@ -96,9 +98,30 @@ class Simulate(Section):
     missing_fraction: float = Field(ge=0, lt=1, description="share of subjects that lack one modality (never FLAIR)")
 
 
+class Limits(Section):
+    """What a source may hold at most: beyond it, a file or archive is refused before it fills a disk or the memory."""
+
+    files: int = Field(1_000_000, ge=1)
+    file_gb: float = Field(8.0, gt=0, description="one file, unpacked; larger than any clinical multi-frame object")
+    total_gb: float = Field(256.0, gt=0, description="all files of an archive, unpacked")
+    ratio: float = Field(200.0, gt=1, description="unpacked to packed size of an archive; images reach 10, bombs 1000")
+    voxels: float = Field(2e9, gt=0, description="of one volume")
+
+
+class Deidentify(Section):
+    """Options of the DICOM PS3.15 Basic Application Level Confidentiality Profile."""
+
+    dates: Literal["remove", "shift"] = Field("remove", description="shift: by a keyed number of days per patient, so that intervals stay")
+    device: Literal["keep", "remove"] = Field("keep", description="keep: vendor, model and field strength, which prompts use")
+
+
 class Ingest(Section):
     modalities: dict[str, ModalitySpec]
     rules: list[Rule]
+    repair: bool = Field(False, description="let dcm2niix resample tilted and unevenly spaced series (recorded in the manifest's note)")
+    fractional_threshold: float = Field(0.5, gt=0, le=1, description="a voxel belongs to a segment of a fractional segmentation from this share on")
+    limits: Limits = Limits()
+    deidentify: Deidentify = Deidentify()
 
     @model_validator(mode="after")
     def _known_modalities(self):

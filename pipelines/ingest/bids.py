@@ -97,7 +97,7 @@ def plan_bids(files: Sequence[SourceFile], params: Params) -> Plan:
             names = _lookup(named, beside, known)
             labels[case].append(LabelSource(named.item, "nifti", (named.file.path,), LABEL_RULE, frame_of(case), names=names, known=known))
         elif found is not None:
-            images[case, found].append(Candidate(named.item, "nifti", (named.file.path,), IMAGE_RULE, _sidecar(named, beside), frame_of(case)))
+            images[case, found].append(Candidate(named.item, IMAGE_RULE, _sidecar(named, beside), frame_of(case), path=named.file.path))
     for (case, modality), candidates in images.items():
         spec = params.ingest.modalities[modality]
         path = bids_path(case.subject, case.session, spec.datatype, spec.suffix, spec.entities)

@@ -1,4 +1,4 @@
-"""The plan for DICOM: which series become which image or label of which case, and which are refused, all from headers."""
+"""The plan for DICOM: which volumes of which series become which image or label of which case, and which are refused, all from headers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from pathlib import Path
 
 from pipelines.cohort import bids_path
 from pipelines.errors import DataError, Refused
-from pipelines.ingest.headers import Series, group, looks_dicom, quiet, read_header
-from pipelines.ingest.jobs import Candidate, Case, ImageJob, LabelJob
+from pipelines.ingest.headers import scan
+from pipelines.ingest.jobs import Candidate, Case, ImageJob, LabelJob, attempt
 from pipelines.ingest.labels import LabelSource
 from pipelines.ingest.pseudonyms import FRAME_LENGTH, Pseudonyms
 from pipelines.ingest.rules import classify, evidence, facts
+from pipelines.ingest.series import Series, group, resolution
 from pipelines.ingest.source import SourceFile
+from pipelines.ingest.split import Part
 from pipelines.ingest.uptake import suv_factor
 from pipelines.params import Params, Rule, SiteRule
 
 SEGMENTS = "segments"  # the label name of a rule that takes the names of a segmentation object
+MAGNITUDE = ("magnitude", None)
+REPAIRABLE = ("tilted-stack", "uneven-spacing")
+NAMED_VOLUMES = 6  # volumes that a message lists
 
 
 @dataclass
@@ -39,22 +44,20 @@ class Plan:
         self.quarantine.append(refused.row(case.subject, case.session, item))
 
 
-def plan_dicom(files: Sequence[SourceFile], params: Params, pseudonyms: Pseudonyms) -> Plan:
+def plan_dicom(files: Sequence[SourceFile], params: Params, pseudonyms: Pseudonyms, jobs: int = 1) -> Plan:
     """Read the headers of `files` and plan their series. Raises `DataError` when the site rule does not fit the source."""
     plan, headers = Plan(), []
-    with quiet():
-        for number, file in enumerate(files, 1):
-            header = read_header(file)
-            if header is None:
-                refused = Refused("unreadable-file", f"file {number} of {len(files)} (by name) has no readable DICOM header (truncated or damaged)",
-                                  "copy or export that file again")
-                plan.refuse(Case("", "", ""), f"file {number} of {len(files)}", refused)
-            elif header.text("Modality") or header.get("Rows"):  # not a DICOMDIR
-                headers.append(header)
-        series = group(headers)
-        cases = _cases(series, params.cohort.site, pseudonyms)
-        _plan_series(plan, series, cases, params, pseudonyms)
-    return plan
+    for number, header in enumerate(scan(files, jobs), 1):
+        if isinstance(header, Refused):
+            plan.refuse(Case("", "", ""), f"file {number} of {len(files)} (by name)", header)
+        elif header.text("Modality") or header.get("Rows"):  # not a DICOMDIR
+            headers.append(header)
+    planner = _Planner(plan, params, pseudonyms)
+    series = group(headers)
+    cases = _cases(series, params.cohort.site, pseudonyms)
+    for one in series:
+        planner.add(one, cases[one.patient, one.study])
+    return planner.finish()
 
 
 def _cases(series: Sequence[Series], rule: SiteRule, pseudonyms: Pseudonyms) -> dict[tuple, Case]:
@@ -90,68 +93,149 @@ def site_of(file: SourceFile, rule: SiteRule, series: Series | None = None) -> s
     return site
 
 
-def _plan_series(plan: Plan, series: Sequence[Series], cases: dict[tuple, Case], params: Params, pseudonyms: Pseudonyms) -> None:
-    images: dict[tuple[Case, str], list[tuple[tuple, Candidate]]] = defaultdict(list)
-    labels: dict[Case, list[LabelSource]] = defaultdict(list)
-    known = frozenset(segment for label in params.cohort.labels for segment in label.segments)
-    for one in series:
-        case = cases[one.patient, one.study]
-        item = _item(pseudonyms, one.uid)
-        rule_name, outcome = "", ""
+class _Planner:
+    """Takes one series after another, and makes jobs of what they hold."""
+
+    def __init__(self, plan: Plan, params: Params, pseudonyms: Pseudonyms) -> None:
+        self.plan, self.params, self.pseudonyms = plan, params, pseudonyms
+        self.known = frozenset(segment for label in params.cohort.labels for segment in label.segments)
+        self.images: dict[tuple[Case, str], list[tuple[tuple, Candidate]]] = defaultdict(list)
+        self.labels: dict[Case, list[LabelSource]] = defaultdict(list)
+
+    def add(self, one: Series, case: Case) -> None:
+        """Plan one series; what it cannot be used for is refused with its reason."""
+        item = self._item(one.uid)
         try:
             if not one.patient[0]:
-                raise Refused("no-patient-id", "PatientID is empty, so its cases could not be told from others'",
-                              "give each patient an ID of any kind")
-            rule = classify(one, params.ingest.rules)
-            rule_name = rule.name
-            if rule.skip is not None:
-                outcome = f"skipped: {rule.skip}"
-            elif rule.label is not None:
-                one.check()
-                outcome = "label"
-                labels[case].append(_label_source(one, rule, known, pseudonyms))
+                raise Refused("no-patient-id", "PatientID is empty, so its cases could not be told from others'", "give each patient an ID of any kind")
+            if one.label_kind:
+                self._add_label_object(one, case, item)
             else:
-                one.check()
-                scale = suv_factor(one) if one.first.text("Modality") == "PT" else None
-                outcome = f"image {rule.modality}"
-                candidate = Candidate(item, "dicom", _paths(one), rule_name, facts(one), _frame(pseudonyms, one), scale)
-                images[case, rule.modality].append((one.resolution(), candidate))
+                self._add_images(one, case, item)
         except Refused as refused:
-            plan.refuse(case, item, refused)
-        plan.decide(case, item, rule_name, outcome, evidence(one))
-    for (case, modality), found in images.items():
-        spec = params.ingest.modalities[modality]
-        path = bids_path(case.subject, case.session, spec.datatype, spec.suffix, spec.entities)
-        best_first = sorted(found, key=lambda entry: entry[0])
-        plan.images.append(ImageJob(case, modality, path, tuple(candidate for _, candidate in best_first)))
-    plan.labels = [LabelJob(case, label_path(case), tuple(found)) for case, found in labels.items()]
+            self.plan.refuse(case, item, refused)
+            self.plan.decide(case, item, self._rule_name(one), "", evidence(one))
+
+    def _rule_name(self, one: Series) -> str:
+        try:
+            return classify(one, self.params.ingest.rules).name
+        except Refused:
+            return ""
+
+    def _add_label_object(self, one: Series, case: Case, item: str) -> None:
+        rule = classify(one, self.params.ingest.rules)
+        if rule.skip is None and rule.label is None:
+            raise Refused("label-object", f"it is a segmentation object, which rule {rule.name} takes for an image",
+                          "put a rule with a label for its sop_class before that rule in params ingest.rules")
+        if rule.skip is None:
+            one.check_label()
+            self.labels[case].append(self._label_source(one, None, rule))
+        self.plan.decide(case, item, rule.name, "label" if rule.skip is None else f"skipped: {rule.skip}", evidence(one))
+
+    def _add_images(self, one: Series, case: Case, item: str) -> None:
+        try:
+            parts = attempt(lambda: one.parts(self.params.ingest.limits))
+        except Refused as refused:
+            if self._skipped(one, case, item):
+                return
+            if refused.code not in REPAIRABLE or not self.params.ingest.repair:
+                raise
+            parts = [Part((), refused=refused)]
+        chosen: dict[str, list[tuple[Part, Rule]]] = defaultdict(list)
+        for part, rule in self._wanted(one, parts, case, item):
+            chosen[rule.modality or rule.label].append((part, rule))
+        for target, found in chosen.items():
+            if len(found) > 1:
+                names = ", ".join(part.name for part, _ in found[:NAMED_VOLUMES]) + (", ..." if len(found) > NAMED_VOLUMES else "")
+                self._refuse_all(one, case, item, found, Refused(
+                    "several-volumes", f"it holds {len(found)} volumes that rule {found[0][1].name} takes for {target} ({names})",
+                    "say which is meant with 'volume', 'te_ms' or 'b_value' in a rule of params ingest.rules, or skip the others"))
+                continue
+            self._take(one, *found[0], case, item)
+
+    def _skipped(self, one: Series, case: Case, item: str) -> bool:
+        """Whether a series that holds no volume is one that nobody wants."""
+        try:
+            rule = classify(one, self.params.ingest.rules)
+        except Refused:
+            return False
+        if rule.skip is not None:
+            self.plan.decide(case, item, rule.name, f"skipped: {rule.skip}", evidence(one))
+        return rule.skip is not None
+
+    def _wanted(self, one: Series, parts: Sequence[Part], case: Case, item: str) -> list[tuple[Part, Rule]]:
+        """The volumes that a rule takes for an image or a label; the others are refused or skipped. Equal decisions make one row."""
+        wanted, skipped = [], defaultdict(list)
+        measured = any(part.marks.get("component") == "magnitude" for part in parts)
+        for part in parts:
+            try:
+                rule = classify(one, self.params.ingest.rules, part)
+                skip = rule.skip
+                if skip is None and rule.volume is None and part.marks.get("component") not in MAGNITUDE:
+                    if not measured:
+                        raise Refused("not-magnitude", f"it is a {part.marks['component']} image", "name it with 'volume' in a rule if it is wanted")
+                    skip = "not the magnitude image"
+                if skip is not None:
+                    skipped[rule.name, skip].append(part)
+                elif part.refused is not None and not (self.params.ingest.repair and part.refused.code in REPAIRABLE):
+                    raise part.refused
+                else:
+                    wanted.append((part, rule))
+            except Refused as refused:
+                self.plan.refuse(case, _named(item, part), refused)
+                self.plan.decide(case, _named(item, part), self._rule_name(one), "", evidence(one, part))
+        for (name, skip), found in skipped.items():
+            count = f" ({len(found)} volumes)" if len(found) > 1 else ""
+            self.plan.decide(case, item, name, f"skipped: {skip}{count}", evidence(one, found[0] if len(found) == 1 else None))
+        return wanted
+
+    def _refuse_all(self, one: Series, case: Case, item: str, found: Sequence[tuple[Part, Rule]], refused: Refused) -> None:
+        self.plan.refuse(case, item, refused)
+        self.plan.decide(case, item, found[0][1].name, "", evidence(one))
+
+    def _take(self, one: Series, part: Part, rule: Rule, case: Case, item: str) -> None:
+        name = _named(item, part)
+        if rule.label is not None:
+            if part.refused is not None:
+                raise part.refused
+            self.labels[case].append(self._label_source(one, part, rule))
+            self.plan.decide(case, name, rule.name, "label", evidence(one, part))
+            return
+        scale = suv_factor(one) if one.first.text("Modality") == "PT" else None
+        candidate = Candidate(name, rule.name, facts(one, part) if part.frames else {}, self._frame(one), headers=tuple(one.headers), part=part, scale=scale,
+                              note=one.note)
+        self.images[case, rule.modality].append(((resolution(part), one.uid), candidate))
+        self.plan.decide(case, name, rule.name, f"image {rule.modality}", evidence(one, part))
+
+    def finish(self) -> Plan:
+        """The plan with its jobs."""
+        for (case, modality), found in self.images.items():
+            spec = self.params.ingest.modalities[modality]
+            path = bids_path(case.subject, case.session, spec.datatype, spec.suffix, spec.entities)
+            best_first = sorted(found, key=lambda entry: entry[0])
+            self.plan.images.append(ImageJob(case, modality, path, tuple(candidate for _, candidate in best_first)))
+        self.plan.labels = [LabelJob(case, label_path(case), tuple(found)) for case, found in self.labels.items()]
+        return self.plan
+
+    def _label_source(self, one: Series, part: Part | None, rule: Rule) -> LabelSource:
+        from pipelines.ingest.labels import referenced_series
+
+        name = "" if one.label_kind and rule.label == SEGMENTS else rule.label
+        referred = [self._item(uid) for uid in referenced_series(one.first.tags)]
+        return LabelSource(self._item(one.uid), one.label_kind or "mask", one.paths, rule.name, self._frame(one), name=name, known=self.known,
+                           refers_to=referred[0] if referred else "", headers=tuple(one.headers), part=part)
+
+    def _item(self, series_uid: str) -> str:
+        return f"series-{self.pseudonyms('series', series_uid)}"
+
+    def _frame(self, one: Series) -> str:
+        return self.pseudonyms("frame", one.frame, length=FRAME_LENGTH)
+
+
+def _named(item: str, part: Part) -> str:
+    return f"{item}_{part.name}" if part.name else item
 
 
 def label_path(case: Case) -> Path:
     """Where a case's label lies below the output folder."""
     return Path("derivatives", "labels") / bids_path(case.subject, case.session, "anat", "dseg")
-
-
-def _label_source(one: Series, rule: Rule, known: frozenset[str], pseudonyms: Pseudonyms) -> LabelSource:
-    name = "" if one.is_segmentation and rule.label == SEGMENTS else rule.label
-    references = one.first.get("ReferencedSeriesSequence", [])
-    referred = _item(pseudonyms, str(references[0].get("SeriesInstanceUID", ""))) if len(references) else ""
-    return LabelSource(_item(pseudonyms, one.uid), "seg" if one.is_segmentation else "mask", _paths(one), rule.name, _frame(pseudonyms, one),
-                       name=name, known=known, refers_to=referred)
-
-
-def _item(pseudonyms: Pseudonyms, series_uid: str) -> str:
-    return f"series-{pseudonyms('series', series_uid)}"
-
-
-def _frame(pseudonyms: Pseudonyms, one: Series) -> str:
-    return pseudonyms("frame", one.frame, length=FRAME_LENGTH)
-
-
-def _paths(one: Series) -> tuple[Path, ...]:
-    return tuple(header.file.path for header in one.headers)
-
-
-def dicom_files(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Those that are DICOM by their first bytes or by their name."""
-    return [file for file in files if not file.is_nifti and looks_dicom(file)]

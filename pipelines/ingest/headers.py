@@ -1,6 +1,6 @@
 """The header pass: only the tags that decide what a series is and whether it can be used; no pixels yet.
 
-Everything read here stays in memory. What may leave is made in `facts.py`.
+Everything read here stays in memory. What may leave is made in `rules.py`.
 """
 
 from __future__ import annotations
@@ -8,49 +8,59 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-
-import numpy as np
+from functools import cache
 
 from pipelines.errors import Refused
-from pipelines.ingest.geometry import check_stack, check_uniform
-from pipelines.ingest.pseudonyms import tokens
 from pipelines.ingest.source import SourceFile
 
 IDENTITY = ("PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientBirthDate", "PatientMotherBirthName",
             "AccessionNumber", "StudyID", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
 GROUPING = ("IssuerOfPatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 SERIES_KEY = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID")
-DECIDING = ("Modality", "SeriesDescription", "ContrastBolusAgent", "RepetitionTime", "EchoTime", "InversionTime")
-FACTS = ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "SliceThickness")
-GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "RescaleSlope",
-            "RescaleIntercept", "NumberOfFrames", "SamplesPerPixel")
+DECIDING = ("Modality", "SeriesDescription", "ContrastBolusAgent", "RepetitionTime", "EchoTime", "InversionTime", "ImageType", "BurnedInAnnotation",
+            "LossyImageCompression", "PatientIdentityRemoved", "DeidentificationMethod")
+FACTS = ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "SliceThickness", "SpacingBetweenSlices", "SeriesNumber")
+GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "RescaleType",
+            "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "InstanceNumber")
 UPTAKE = ("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "RadiopharmaceuticalInformationSequence", "SeriesDate",
           "SeriesTime", "AcquisitionDate", "AcquisitionTime")
-TAGS = [*IDENTITY, *GROUPING, *DECIDING, *FACTS, *GEOMETRY, *UPTAKE, "ReferencedSeriesSequence"]
+REFERENCES = ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence")
+TAGS = (*IDENTITY, *GROUPING, *DECIDING, *FACTS, *GEOMETRY, *UPTAKE, *REFERENCES)
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+OVERLAY_BIT_POSITION = 0x60000102  # an old overlay inside the words of the pixels
 PREAMBLE = 128
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+LONG_LENGTH_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # explicit VRs of pixels, followed by a length of four bytes
+UNDEFINED_LENGTH = 0xFFFFFFFF
+PLAIN_VRS = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where uncompressed pixels lie in a file, so that they can be read without parsing it again."""
+
+    offset: int
+    length: int  # bytes declared
+    available: int  # bytes that the file has from `offset` on
+    order: str  # '<' | '>'
+    kind: str  # 'stored' | 'float' | 'double'
 
 
 @dataclass(frozen=True)
 class Header:
-    """One file's tags (a pydicom data set without pixels)."""
+    """One file's tags by keyword, as plain text, numbers, lists and (for sequences) lists of mappings."""
 
     file: SourceFile
-    tags: object
+    tags: Mapping[str, object]
+    marks: Mapping[str, object] = field(default_factory=dict)
+    scaling: tuple[float, float, bool, str] | Refused = (1.0, 0.0, False, "")  # slope, intercept, whether the header gave them, what they give
+    syntax: str = ""  # transfer syntax UID
+    spot: Spot | None = None  # None where the pixels are compressed, or there are none
 
     def get(self, name: str, default=None):
-        """A tag's value; a value that cannot be decoded counts as absent."""
-        try:
-            value = self.tags.get(name, default)
-        except Exception:  # pydicom raises what a broken value makes it raise
-            return default
+        """A tag's value; one that is empty or cannot be decoded counts as absent."""
+        value = self.tags.get(name, default)
         return default if value is None or value == "" else value
 
     def text(self, name: str) -> str:
@@ -64,83 +74,14 @@ class Header:
     def numbers(self, name: str) -> list[float]:
         value = self.get(name)
         try:
-            numbers = [float(item) for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])]
+            return [float(item) for item in (value if isinstance(value, list | tuple) else [value])]
         except (TypeError, ValueError):
             return []
-        return numbers
 
-
-@dataclass
-class Series:
-    """The files of one series, ordered by SOPInstanceUID so that file names and reading order change nothing."""
-
-    headers: list[Header] = field(default_factory=list)
-
-    @property
-    def first(self) -> Header:
-        return self.headers[0]
-
-    @property
-    def patient(self) -> tuple[str, str]:
-        return self.first.text("PatientID"), self.first.text("IssuerOfPatientID")
-
-    @property
-    def study(self) -> str:
-        return self.first.text("StudyInstanceUID")
-
-    @property
-    def uid(self) -> str:
-        return self.first.text("SeriesInstanceUID")
-
-    @property
-    def is_segmentation(self) -> bool:
-        return self.first.text("SOPClassUID") in (SEGMENTATION, LABEL_MAP_SEGMENTATION)
-
-    @property
-    def frame(self) -> str:
-        """Frame of reference; a series without one shares coordinates with no other."""
-        return self.first.text("FrameOfReferenceUID") or f"series {self.uid}"
-
-    @cached_property
-    def identity(self) -> frozenset[str]:
-        """Pieces of names and numbers of people, which no output may contain."""
-        named = {header.text(name) for header in self.headers for name in IDENTITY}
-        return tokens(named)
-
-    def resolution(self) -> tuple:
-        """A sort key: most slices first, then finest voxels, then the UID, so that equal sources choose alike."""
-        spacing = self.first.numbers("PixelSpacing")
-        return -len(self.headers), float(np.prod(spacing)) if spacing else np.inf, self.uid
-
-    def check(self) -> None:
-        """Refuse a series that is not one regular volume (see `geometry.py`). SEG objects carry their own geometry."""
-        if self.is_segmentation:
-            if len(self.headers) > 1:
-                raise Refused("several-segmentations", f"its series holds {len(self.headers)} segmentation objects", "keep one of them per series")
-            return
-        if not self.first.get("Rows"):
-            raise Refused("no-image", "it holds no image (a report, a plan, a presentation state or contours)",
-                          "nothing to do, or convert contours (RTSTRUCT) to DICOM SEG")
-        if (self.first.number("SamplesPerPixel") or 1) != 1:
-            raise Refused("colour-image", "it is a colour picture, not a measurement", "nothing to do, or export the grey-scale series it shows")
-        if any((header.number("NumberOfFrames") or 1) > 1 for header in self.headers):
-            raise Refused("multi-frame", "it is stored as a multi-frame object, which is read for segmentations only",
-                          "convert it to single-frame DICOM (dcm4che emf2sf) or give the NIfTI")
-        again = "split it into one series per acquisition"
-        check_uniform([(header.get("Rows"), header.get("Columns")) for header in self.headers], "mixed-matrix", "matrix sizes", again)
-        check_uniform([header.text("FrameOfReferenceUID") for header in self.headers], "mixed-frame", "frames of reference", again)
-        check_uniform([header.number("RescaleSlope") is None for header in self.headers], "mixed-rescale", "kinds of rescaling, some with a slope "
-                      "and some without", "export the series again")
-        if any(not np.isfinite(slope) or slope == 0 for header in self.headers for slope in header.numbers("RescaleSlope")):
-            raise Refused("bad-rescale", "a RescaleSlope is 0 or not a number", "export the series again")
-        check_stack(self._matrix("ImageOrientationPatient", 6), self._matrix("ImagePositionPatient", 3), self._matrix("PixelSpacing", 2))
-
-    def _matrix(self, name: str, width: int) -> np.ndarray:
-        rows = [header.numbers(name) for header in self.headers]
-        if bad := sum(len(row) != width for row in rows):
-            raise Refused("no-geometry", f"{bad} of {len(rows)} files have no usable {name}, so the slices cannot be placed",
-                          "export the original series, not screenshots of it")
-        return np.array(rows)
+    def words(self, name: str) -> list[str]:
+        """The values of a tag with several, in upper case."""
+        value = self.get(name, [])
+        return [str(item).strip().upper() for item in (value if isinstance(value, list | tuple) else [value])]
 
 
 @contextlib.contextmanager
@@ -161,29 +102,122 @@ def quiet() -> Iterator[None]:
         pydicom.config.settings.reading_validation_mode = mode
 
 
-def looks_dicom(file: SourceFile) -> bool:
-    """Whether a file is DICOM by its first bytes (the preamble, or a first element of group 8), or at least by its name."""
-    with file.path.open("rb") as handle:
-        start = handle.read(PREAMBLE + 4)
-    return start[PREAMBLE:] == b"DICM" or start[:2] == b"\x08\x00" or file.name.lower().endswith(DICOM_SUFFIXES)
+def scan(files: Sequence[SourceFile], jobs: int = 1) -> list[Header | Refused]:
+    """The headers of `files`, in their order; a refusal in place of each that has none."""
+    from pipelines.ingest.parallel import spread
+
+    chunks = [files[start:start + CHUNK] for start in range(0, len(files), CHUNK)]
+    return [header for chunk in spread(_scan_chunk, chunks, jobs) for header in chunk]
 
 
-def read_header(file: SourceFile) -> Header | None:
-    """The header of one file, or None for one that cannot be read or belongs nowhere."""
+CHUNK = 200  # files whose headers one process reads before it reports
+
+
+def _scan_chunk(files: Sequence[SourceFile]) -> list[Header | Refused]:
+    with quiet():
+        return [_scan_one(file) for file in files]
+
+
+def _scan_one(file: SourceFile) -> Header | Refused:
+    try:
+        return read_header(file)
+    except Refused as refused:
+        return refused
+    except OSError as error:
+        return Refused("unreadable-file", f"it cannot be read ({error.strerror or type(error).__name__})", "see that the file may be read, and copy it again")
+    except Exception as error:  # pydicom raises what a broken file makes it raise
+        return Refused("unreadable-file", f"it has no readable DICOM header ({type(error).__name__}: truncated or damaged)", "copy or export that file again")
+
+
+def read_header(file: SourceFile) -> Header:
+    """The header of one file. Raises `Refused`, or what pydicom raises of a broken one."""
     import pydicom
 
+    from pipelines.ingest.marks import marks_of
+    from pipelines.ingest.scaling import scaling_of
+
     with file.path.open("rb") as handle:
-        old_style = handle.read(2) == b"\x08\x00"  # before 1993, and some PACS still: no preamble
+        start = handle.read(PREAMBLE + 4)
+        if not start:
+            raise Refused("empty-file", "it is empty (0 bytes)", "copy or export that file again")
+        handle.seek(0)
+        bare = start[PREAMBLE:] != b"DICM" and start[:2] in (b"\x08\x00", b"\x02\x00")  # before 1993, and some PACS still: no preamble
+        dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=_wanted(), force=bare)
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
+        spot = _spot(handle, dataset, syntax)
+    tags = plain(dataset)
+    if missing := [name for name in ("SOPInstanceUID", "SeriesInstanceUID") if not tags.get(name)]:
+        raise Refused("unreadable-file", f"its header has no {' and no '.join(missing)} (truncated, damaged or no image)", "copy or export that file again")
     try:
-        header = Header(file, pydicom.dcmread(file.path, stop_before_pixels=True, specific_tags=TAGS, force=old_style))
-    except Exception:  # pydicom raises what a broken file makes it raise
+        scaling = scaling_of(dataset)
+    except Refused as refused:
+        scaling = refused
+    return Header(file, tags, marks_of(dataset), scaling, syntax, spot)
+
+
+@cache
+def _wanted() -> list[int]:
+    """All tags that the pass reads, as numbers."""
+    from pipelines.ingest import marks, scaling
+
+    return sorted({*_names(), *marks.TAGS, *scaling.TAGS, *marks.private_tags(scaling.PRIVATE)})
+
+
+@cache
+def _names() -> dict[int, tuple[str, str]]:
+    """Tag -> (keyword, value representation) of what becomes plain."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    return {OVERLAY_BIT_POSITION: ("OverlayBitPosition", "US"), **{tag: (name, dictionary_VR(tag)) for name in TAGS if (tag := tag_for_keyword(name))}}
+
+
+def plain(dataset) -> dict[str, object]:
+    """The tags of the pass as text, numbers, lists and mappings, which cross process borders fast."""
+    tags = {}
+    for tag, (name, usual) in _names().items():
+        if tag not in dataset:
+            continue
+        raw = dataset.get_item(tag)
+        value = raw.value
+        if isinstance(value, bytes) and (raw.VR or usual) in PLAIN_VRS and value.isascii() and b"\x1b" not in value:
+            items = [item.strip(" \0") for item in value.decode().split("\\")]
+            tags[name] = items[0] if len(items) == 1 else items
+        else:
+            try:
+                tags[name] = _plain_value(dataset[tag].value)
+            except Exception:  # a value that pydicom cannot decode counts as absent
+                continue
+    return tags
+
+
+def _plain_value(value: object) -> object:
+    from pydicom.dataset import Dataset
+
+    if isinstance(value, Dataset):
+        return {element.keyword: _plain_value(element.value) for element in value if element.keyword}
+    if isinstance(value, int | float | str | bytes | None):
+        return value if type(value) in (int, float, str, bytes, type(None)) else (str(value) if isinstance(value, str) else float(value))
+    if isinstance(value, Sequence):
+        return [_plain_value(item) for item in value]
+    return str(value)
+
+
+def _spot(handle, dataset, syntax: str) -> Spot | None:
+    """Where native pixels begin, when the header pass stopped right before them."""
+    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+    if syntax and (syntax == DeflatedExplicitVRLittleEndian or UID(syntax).is_compressed):
         return None
-    return header if header.text("SeriesInstanceUID") and header.text("SOPInstanceUID") else None
-
-
-def group(headers: Sequence[Header]) -> list[Series]:
-    """Headers as series, ordered by patient, study time and UID."""
-    series: dict[tuple, Series] = defaultdict(Series)
-    for header in sorted(headers, key=lambda header: (header.text("SOPInstanceUID"), header.file.parts)):
-        series[tuple(header.text(name) for name in SERIES_KEY)].headers.append(header)
-    return [series[key] for key in sorted(series)]
+    order = "big" if syntax == ExplicitVRBigEndian else "little"
+    position, element = handle.tell(), handle.read(12)
+    if len(element) < 8:
+        return None
+    group, number = int.from_bytes(element[:2], order), int.from_bytes(element[2:4], order)
+    kind = {0x0010: "stored", 0x0008: "float", 0x0009: "double"}.get(number) if group == 0x7FE0 else None
+    if kind is None:
+        return None
+    explicit = element[4:6] in LONG_LENGTH_VRS and syntax != ImplicitVRLittleEndian
+    length = int.from_bytes(element[8:12] if explicit else element[4:8], order)
+    offset = position + (12 if explicit else 8)
+    size = handle.seek(0, 2)
+    return None if length == UNDEFINED_LENGTH else Spot(offset, length, max(size - offset, 0), "<" if order == "little" else ">", kind)

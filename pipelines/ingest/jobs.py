@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipelines.errors import Refused
+from pipelines.ingest.fingerprint.describe import describe, describe_label
+from pipelines.ingest.headers import Header
 from pipelines.ingest.labels import LabelSource, Segments, merge, read_segments
-from pipelines.ingest.volumes import Volume, load_grid, read_nifti, read_series, write_image, write_label
+from pipelines.ingest.split import Part
+from pipelines.ingest.volumes import Volume, load_grid, read_nifti, read_part, write_image, write_label
 from pipelines.outputs import sha256, write_json, write_text
 
 WORK = ".work"  # outcomes of finished jobs inside the unfinished output folder
@@ -36,12 +39,29 @@ class Candidate:
     """One series or file that could become an image."""
 
     item: str  # how quarantine.tsv and decisions.tsv name it
-    kind: str  # dicom | nifti
-    paths: tuple[Path, ...]
     rule: str
     facts: dict[str, object]
     frame: str
+    path: Path | None = None  # of a NIfTI file
+    headers: tuple[Header, ...] = ()  # of a DICOM series' files
+    part: Part | None = None  # which of its volumes
     scale: float | None = None  # to SUV
+    note: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "nifti" if self.part is None else "dicom"
+
+    def read(self) -> tuple[Volume, str]:
+        """The volume, and what was done to it that is worth knowing. Raises `Refused`."""
+        if self.part is None:
+            return read_nifti(self.path), self.note
+        if self.part.refused is None:
+            return read_part(self.headers, self.part), self.note
+        from pipelines.ingest.repair import repaired
+
+        volume, done = repaired([header.file.path for header in self.headers], self.part.refused)
+        return volume, "; ".join(filter(None, [self.note, done]))
 
 
 @dataclass(frozen=True)
@@ -77,9 +97,10 @@ class LabelJob:
 
 @dataclass
 class Outcome:
-    """What a job did: at most one manifest row, and refusals."""
+    """What a job did: at most one manifest row, its volume in numbers, and refusals."""
 
     row: dict[str, object] | None = None
+    described: dict[str, object] = field(default_factory=dict)
     item: str = ""
     quarantine: list[dict[str, str]] = field(default_factory=list)
 
@@ -117,27 +138,30 @@ def _image(job: ImageJob, folder: Path) -> Outcome:
             if outcome.row is not None:
                 raise Refused("duplicate-modality", f"another series of this session is {job.modality} too and has more slices or finer voxels",
                               "nothing to do, or tell the two apart with rules in params ingest.rules")
-            outcome.row, outcome.item = attempt(lambda candidate=candidate: _write_image(job, candidate, folder)), candidate.item
+            outcome.row, outcome.described = attempt(lambda candidate=candidate: _write_image(job, candidate, folder))
+            outcome.item = candidate.item
         except Refused as refused:
             outcome.quarantine.append(refused.row(job.case.subject, job.case.session, candidate.item))
     return outcome
 
 
-def _write_image(job: ImageJob, candidate: Candidate, folder: Path) -> dict[str, object]:
-    volume = read_series(candidate.paths) if candidate.kind == "dicom" else read_nifti(candidate.paths[0])
+def _write_image(job: ImageJob, candidate: Candidate, folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+    """Write one volume; returns its row of the manifest, and its description for the fingerprint."""
+    volume, note = candidate.read()
     if candidate.scale is not None:
         volume = Volume(volume.array * candidate.scale, volume.affine, volume.slice_axis)
     path = folder / job.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    note = write_image(path, volume)
+    changed = write_image(path, volume)
     sidecar = {name: value if factor is None else round(float(value) * factor, 9) for column, (name, factor) in SIDECAR.items()
                if (value := candidate.facts.get(column)) not in (None, "")}
     if candidate.scale is not None:
         sidecar["Units"] = "g/mL"
-        note = "; ".join(part for part in (note, "SUV by body weight") if part)
+    note = "; ".join(filter(None, [note, changed, "SUV by body weight" if candidate.scale is not None else ""]))
     write_json(path.with_name(path.name.removesuffix(".nii.gz") + ".json"), sidecar)
-    return {**asdict(job.case), "kind": "image", "modality": job.modality, "path": job.path.as_posix(), "sha256": sha256(path), **volume.manifest(),
-            "frame_of_reference": candidate.frame, **candidate.facts, "rule": candidate.rule, "source_kind": candidate.kind, "note": note}
+    row = {**asdict(job.case), "kind": "image", "modality": job.modality, "path": job.path.as_posix(), "sha256": sha256(path), **volume.manifest(),
+           "frame_of_reference": candidate.frame, **candidate.facts, "rule": candidate.rule, "source_kind": candidate.kind, "note": note}
+    return row, describe(volume.array, volume.affine)
 
 
 def _label(job: LabelJob, folder: Path) -> Outcome:
@@ -152,6 +176,7 @@ def _label(job: LabelJob, folder: Path) -> Outcome:
             outcome.quarantine.append(refused.row(job.case.subject, job.case.session, source.item))
     if merged is not None:
         outcome.row, outcome.item = _write_label(job, used, merged, home, folder), used[0].item
+        outcome.described = describe_label(merged.array, merged.affine, merged.names)
     return outcome
 
 

@@ -12,7 +12,7 @@ from pipelines.errors import Refused
 from pipelines.ingest.geometry import place_on_grid
 from pipelines.ingest.headers import quiet
 from pipelines.ingest.vocabulary import SEGMENT_WORDS
-from pipelines.ingest.volumes import read_nifti, read_series
+from pipelines.ingest.volumes import read_nifti, read_part
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class LabelSource:
     names: dict[int, str] = field(default_factory=dict)  # lookup of a NIfTI label
     known: frozenset[str] = frozenset()  # names that params.yaml's labels ask for
     refers_to: str = ""  # item of the image series it was drawn on
+    headers: tuple = ()
+    part: object = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read_segments(source: LabelSource) -> Segments:
     if source.kind == "seg":
         return _read_seg(source)
     if source.kind == "mask":
-        volume = read_series(source.paths)
+        volume = read_part(source.headers, source.part)
         return Segments((volume.array > 0).astype(np.uint16), volume.affine, {1: source.name})
     return _read_nifti_label(source)
 
@@ -111,3 +113,7 @@ def safe_name(text: str, number: int, known: frozenset[str]) -> str:
     words = re.findall(r"[^\W_]+", text.casefold())
     ordinary = bool(words) and all(word in SEGMENT_WORDS or (word.isdigit() and len(word) < 3) for word in words)
     return text if ordinary or text in known else f"segment {number}"
+
+
+def referenced_series(tags) -> list[str]:
+    return [item.get("SeriesInstanceUID", "") for item in tags.get("ReferencedSeriesSequence", [])]

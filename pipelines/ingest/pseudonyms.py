@@ -11,6 +11,7 @@ import hmac
 import os
 import re
 import secrets
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ KEY_VARIABLE = "SEMIFLOW_KEY_FILE"
 MIN_KEY_BYTES = 16
 SUBJECT_LENGTH = 8  # 32^8 values: two of 10,000 patients collide with a chance of 5e-5, and a collision is refused, not merged
 FRAME_LENGTH = 16
+MAX_SHIFT_DAYS = 3650
 #: Shorter pieces of a name ("Li", "de") also occur in ordinary words, so they prove nothing.
 MIN_TOKEN = 3
 
@@ -35,15 +37,35 @@ class Pseudonyms:
         digest = hmac.digest(self._key, "\0".join([kind, *values]).encode(), "sha256")
         return base64.b32encode(digest).decode()[:length]
 
+    def uid(self, original: str) -> str:
+        """A DICOM UID that stands for `original` wherever it is referred to (PS3.5 annex B.2: 2.25 and a UUID)."""
+        digest = hmac.digest(self._key, f"uid\0{original}".encode(), "sha256")
+        return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
 
-def load_key(*candidates: Path | None) -> bytes:
+    def day_shift(self, patient: str, issuer: str = "") -> int:
+        """By how many days (1 to 3650) all dates of a patient move into the past."""
+        digest = hmac.digest(self._key, "\0".join(["days", patient, issuer]).encode(), "sha256")
+        return 1 + int.from_bytes(digest, "big") % MAX_SHIFT_DAYS
+
+    @property
+    def key_id(self) -> str:
+        """A word that tells keys apart without giving them away."""
+        return self("key-id", "")
+
+
+def load_key(*candidates: Path | None, data: Iterable[Path] = ()) -> bytes:
     """The key of the first file given, else of $SEMIFLOW_KEY_FILE, else the user's own, made at the first run.
 
-    Raises `UsageError` when a file that was asked for is missing or too short to be a key.
+    Raises `UsageError` when a file that was asked for is missing, too short to be a key, or below one of the folders `data`, with which it would be
+    handed on.
     """
     wanted = [*candidates, Path(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None]
     for path in wanted:
         if path is not None:
+            for folder in data:
+                if path.resolve().is_relative_to(folder.resolve()):
+                    raise UsageError(f"the pseudonym key {path} lies inside {folder}; whoever is given that folder could name the patients, "
+                                     "so keep the key elsewhere")
             return _read(path)
     own = Path.home() / ".config" / "semiflow" / "pseudonym.key"
     return _read(own) if own.exists() else _make(own)

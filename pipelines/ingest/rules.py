@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 
 from pipelines.errors import Refused
-from pipelines.ingest.headers import Series
 from pipelines.ingest.pseudonyms import mentions
+from pipelines.ingest.series import Series
+from pipelines.ingest.split import Part
 from pipelines.ingest.vocabulary import SERIES_WORDS
 from pipelines.params import Rule
 
@@ -20,25 +21,32 @@ NO_AGENT = frozenset(["no", "none", "n", "0", "without", "nein", "kein"])
 MODEL_LENGTH = 40
 
 
-def classify(series: Series, rules: list[Rule]) -> Rule:
-    """The first rule of which every condition holds. Raises `Refused` (code `unknown-modality`) when there is none."""
+def classify(series: Series, rules: list[Rule], part: Part | None = None) -> Rule:
+    """The first rule of which every condition holds for a series, or for one of its volumes. Raises `Refused` (code `unknown-modality`) for none."""
     for rule in rules:
-        if _holds(rule, series):
+        if _holds(rule, series, part):
             return rule
-    raise Refused("unknown-modality", f"no rule fits ({evidence(series)})", "add a rule for such series to params ingest.rules")
+    raise Refused("unknown-modality", f"no rule fits ({evidence(series, part)})", "add a rule for such series to params ingest.rules")
 
 
-def _holds(rule: Rule, series: Series) -> bool:
-    header = series.first
+def _holds(rule: Rule, series: Series, part: Part | None) -> bool:
+    header, b_value = series.first, part.marks.get("b_value") if part else None
     checks = [
         rule.description is None or re.search(rule.description, header.text("SeriesDescription"), re.IGNORECASE),
         rule.dicom_modality is None or header.text("Modality") in rule.dicom_modality,
         rule.sop_class is None or sop_class(series) in rule.sop_class,
         rule.contrast_agent is None or has_agent(series) == rule.contrast_agent,
-        *(_within(header.number(tag), limits) for tag, limits in (
-            ("RepetitionTime", rule.tr_ms), ("EchoTime", rule.te_ms), ("InversionTime", rule.ti_ms)) if limits is not None),
+        rule.volume is None or (part is not None and re.search(rule.volume, part.name)),
+        rule.b_value is None or _within(b_value, rule.b_value),
+        *(_within(value, limits) for value, limits in zip(_times(series, part), (rule.tr_ms, rule.te_ms, rule.ti_ms), strict=True) if limits is not None),
     ]
     return all(checks)
+
+
+def _times(series: Series, part: Part | None) -> tuple[float | None, float | None, float | None]:
+    """Repetition, echo and inversion time in ms, the volume's own where it has them."""
+    header, marks = series.first, part.marks if part else {}
+    return (header.number("RepetitionTime"), marks.get("echo", header.number("EchoTime")), marks.get("inversion", header.number("InversionTime")))
 
 
 def _within(value: float | None, limits: tuple[float, float]) -> bool:
@@ -65,22 +73,23 @@ def known_words(text: str) -> str:
     return " ".join(word for index, word in enumerate(words) if word != "…" or index == 0 or words[index - 1] != "…")
 
 
-def evidence(series: Series) -> str:
+def evidence(series: Series, part: Part | None = None) -> str:
     """What the rules looked at, without anything that could identify."""
     header = series.first
-    times = [f"{name} {value:g} ms" if (value := header.number(tag)) is not None else f"{name} none" for name, tag in (
-        ("TR", "RepetitionTime"), ("TE", "EchoTime"), ("TI", "InversionTime"))]
+    times = [f"{name} {value:g} ms" if value is not None else f"{name} none" for name, value in zip(("TR", "TE", "TI"), _times(series, part), strict=True)]
     modality = header.text("Modality") if re.fullmatch(r"[A-Z]{2,10}", header.text("Modality")) else "no modality"
     return ", ".join([f"words '{known_words(header.text('SeriesDescription'))}'", modality, sop_class(series), *times,
-                      f"contrast agent {'yes' if has_agent(series) else 'no'}", f"{len(series.headers)} file(s)"])
+                      f"contrast agent {'yes' if has_agent(series) else 'no'}", f"{len(series.headers)} file(s)",
+                      *([f"volume {part.name}"] if part and part.name else [])])
 
 
-def facts(series: Series) -> dict[str, object]:
+def facts(series: Series, part: Part) -> dict[str, object]:
     """The header facts that go with an image, by allow-list, named as the manifest's columns."""
     header = series.first
+    tr_ms, te_ms, ti_ms = _times(series, part)
     return {"manufacturer": vendor(header.text("Manufacturer")), "scanner": model(header.text("ManufacturerModelName"), series.identity),
-            "field_strength_t": _tesla(header.number("MagneticFieldStrength")), "tr_ms": header.number("RepetitionTime"),
-            "te_ms": header.number("EchoTime"), "ti_ms": header.number("InversionTime"), "slice_thickness_mm": header.number("SliceThickness")}
+            "field_strength_t": _tesla(header.number("MagneticFieldStrength")), "tr_ms": tr_ms, "te_ms": te_ms, "ti_ms": ti_ms,
+            "slice_thickness_mm": header.number("SliceThickness")}
 
 
 def vendor(text: str) -> str:

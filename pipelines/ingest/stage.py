@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,17 +16,18 @@ import pandas as pd
 from pipelines.cohort import frame, write_manifest, write_quarantine
 from pipelines.errors import DataError
 from pipelines.ingest.bids import plan_bids, source_tables
-from pipelines.ingest.dicom import Plan, dicom_files, plan_dicom
+from pipelines.ingest.dicom import Plan, plan_dicom
+from pipelines.ingest.fingerprint.stage import write_fingerprint
 from pipelines.ingest.jobs import WORK, Home, ImageJob, LabelJob, Outcome, run
+from pipelines.ingest.parallel import spread
 from pipelines.ingest.participants import write_participants
 from pipelines.ingest.pseudonyms import Pseudonyms, load_key
-from pipelines.ingest.source import SourceFile, fingerprint, open_source
+from pipelines.ingest.source import Files, SourceFile, fingerprint, kind_of, open_source, unusable
 from pipelines.outputs import sha256, staged_folder, write_json, write_text
 from pipelines.params import Params, SiteRule
 
 BIDS_VERSION = "1.10.0"
 DECISION_COLUMNS = dict.fromkeys(["subject", "session", "item", "rule", "outcome", "evidence"], "str")
-FEW_JOBS = 8  # fewer are done before worker processes have started
 
 
 @dataclass(frozen=True)
@@ -44,27 +46,27 @@ class Summary:
 
 
 def ingest(source: Path, out: Path, params: Params, *, site: str | None = None, key_file: Path | None = None, jobs: int = 2) -> Summary:
-    """Read `source` (folder or zip of DICOM, BIDS NIfTI, or both) and write the cohort to `out`.
+    """Read `source` (folder or archive of DICOM, BIDS NIfTI, or both) and write the cohort to `out`.
 
     `site` stands in for params' site rule, `key_file` for its pseudonym key. Raises `UsageError` for a source that does not exist and `DataError`
     when nothing in it can be used; a series that cannot be used among others that can goes to `quarantine.tsv`.
     """
     if site is not None:
         params = params.model_copy(update={"cohort": params.cohort.model_copy(update={"site": SiteRule(constant=site)})})
-    with open_source(source) as files:
-        dicom, nifti = dicom_files(files), [file for file in files if file.is_nifti]
+    with open_source(source, params.ingest.limits) as files:
+        dicom, nifti = [file for file in files if kind_of(file) == "dicom"], [file for file in files if file.is_nifti]
         if not dicom and not nifti:
             held = f"holds {len(files)} file(s), none of them DICOM or NIfTI" if files else "is empty"
-            raise DataError(f"{source} {held}; give a folder or zip with DICOM, or with NIfTI files named as BIDS names them")
+            raise DataError(f"{source} {held}; give a folder or archive with DICOM, or with NIfTI files named as BIDS names them")
         key = _key(params, key_file) if dicom else b""
         with staged_folder(out, inputs=_state(source, files, params, key)) as folder:
-            plan = _plan(files, dicom, nifti, params, key)
+            plan = _plan(files, dicom, nifti, params, key, jobs)
             return _write(folder, source, plan, files=files, params=params, jobs=jobs)
 
 
 def _state(source: Path, files: Sequence[SourceFile], params: Params, key: bytes) -> str:
     """What the work depends on, so that a killed run is resumed only by an equal one (also of this code)."""
-    code = [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    code = [sha256(path) for path in sorted(Path(__file__).parent.rglob("*.py"))]
     parts = [fingerprint(source, files), hashlib.sha256(key).hexdigest(), params.cohort.model_dump_json(), params.ingest.model_dump_json(), *code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -73,15 +75,17 @@ def _key(params: Params, key_file: Path | None) -> bytes:
     return load_key(key_file, Path(params.cohort.pseudonym_key) if params.cohort.pseudonym_key else None)
 
 
-def _plan(files: Sequence[SourceFile], dicom: Sequence[SourceFile], nifti: Sequence[SourceFile], params: Params, key: bytes) -> Plan:
+def _plan(files: Files, dicom: Sequence[SourceFile], nifti: Sequence[SourceFile], params: Params, key: bytes, jobs: int) -> Plan:
     plan = Plan()
     if dicom:
         _say(f"reading {len(dicom)} DICOM headers")
-        plan = plan_dicom(dicom, params, Pseudonyms(key))
+        plan = plan_dicom(dicom, params, Pseudonyms(key), jobs)
     if nifti:
         other = plan_bids(files, params)
         plan = Plan(plan.images + other.images, plan.labels + other.labels, plan.quarantine + other.quarantine, plan.decisions + other.decisions)
-    left = len(files) - len(dicom) - len(nifti)
+    refused = [refusal.row("", "", item) for item, refusal in unusable(files)]
+    plan.quarantine += refused
+    left = len(files) - len(dicom) - len(nifti) - len(refused) + len(files.refused)
     _say(f"{len(plan.images)} image(s) and {len(plan.labels)} label(s) to write, {len(plan.quarantine)} series or file(s) refused by their headers"
          + (f"; {left} other file(s) left alone" if left else ""))
     return plan
@@ -100,6 +104,7 @@ def _write(folder: Path, source: Path, plan: Plan, *, files: Sequence[SourceFile
     write_quarantine(folder, quarantine)
     _write_decisions(folder, plan, quarantine)
     _write_dataset(folder, rows, files, params)
+    write_fingerprint(folder, {outcome.row["path"]: outcome.described for outcome in outcomes if outcome.row})
     shutil.rmtree(folder / WORK, ignore_errors=True)
     table = frame(rows)
     return Summary(table.subject.nunique(), len(table.groupby(["subject", "session"])), int((table.kind == "image").sum()),
@@ -108,12 +113,11 @@ def _write(folder: Path, source: Path, plan: Plan, *, files: Sequence[SourceFile
 
 def _run(work: Sequence[ImageJob | LabelJob], folder: Path, jobs: int, what: str) -> list[Outcome]:
     """Run jobs in processes of their own, with a progress bar, in the order given."""
-    from joblib import Parallel, delayed
     from rich.console import Console
     from rich.progress import track
 
-    parallel = Parallel(n_jobs=jobs if len(work) > FEW_JOBS else 1, return_as="generator")
-    return list(track(parallel(delayed(run)(job, folder) for job in work), what, len(work), console=Console(stderr=True)))
+    outcomes = spread(partial(run, folder=folder), work, jobs)
+    return list(track(outcomes, what, len(work), console=Console(stderr=True)))
 
 
 def _homes(images: Sequence[ImageJob], outcomes: Sequence[Outcome], params: Params) -> dict[tuple[str, str], list[Home]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from pipelines.errors import Refused
-from pipelines.ingest.headers import Header, Series
+from pipelines.ingest.headers import Header
+from pipelines.ingest.series import Series
 
 REMEDY = "complete the tags, or convert the series to SUV where it was made and export that"
 #: Beyond this the dose left is below 0.1 %: the times are of two different clocks or days, not of one examination.
@@ -29,7 +30,7 @@ def suv_factor(series: Series) -> float:
         return 1.0
     if units != "BQML":
         raise _refused(f"Units are {units if units.isalnum() and len(units) < 9 else 'not given'}; SUV needs BQML or GML")
-    corrections = {str(value).upper() for value in first.get("CorrectedImage", [])}
+    corrections = set(first.words("CorrectedImage"))
     if not {"ATTN", "DECY"} <= corrections:
         raise _refused("CorrectedImage does not say both ATTN and DECY, so voxel values are not activities at a known time")
     weight = first.number("PatientWeight") or 0.0

@@ -1,6 +1,7 @@
 """Pixels: a checked series as a NIfTI volume, and the one way in which volumes are written.
 
-highdicom places and rescales the slices; nibabel permutes and flips the axes to the closest of right-anterior-superior. Nothing is resampled.
+Slices are placed and rescaled by their own headers; nibabel permutes and flips the axes to the closest of right-anterior-superior. Nothing is
+resampled. highdicom reads the same volumes (a test compares them) but parses every file again, which would take most of the stage's time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import Refused
-from pipelines.ingest.geometry import PIXEL_SPACING_TOL_MM
-from pipelines.ingest.headers import quiet
+from pipelines.ingest.frames import Frame
+from pipelines.ingest.headers import Header, quiet
+from pipelines.ingest.pixels import Pixels
+from pipelines.ingest.split import Part
 from pipelines.outputs import staged_file
 
 SCANNER_CODE = 1  # NIFTI_XFORM_SCANNER_ANAT
@@ -47,56 +50,24 @@ def canonical(array: np.ndarray, affine: np.ndarray, slice_axis: int) -> Volume:
     return Volume(np.ascontiguousarray(turned), turned_affine, int(orientation[slice_axis, 0]))
 
 
-def read_series(paths: Sequence[Path], dtype: type = np.float64) -> Volume:
-    """The volume of one single-frame series in its rescaled units (each slice by its own slope). Raises `Refused`.
-
-    The real-world value map and the display transforms are left out: rescaled values are what a SUV or an ADC is defined on.
-    """
-    import highdicom as hd
-
+def read_part(headers: Sequence[Header], part: Part) -> Volume:
+    """One volume of a series in measured values, each slice by its own slope. `headers` are all of the series. Raises `Refused`."""
+    pixels, frames = Pixels(headers), [part.frames[index] for index in part.stack.order]
     with quiet():
-        datasets = _unified([_read(path, number, len(paths)) for number, path in enumerate(paths, 1)])
-        volume = hd.get_volume_from_series(datasets, dtype=dtype, apply_real_world_transform=False, apply_voi_transform=False,
-                                           apply_presentation_lut=False, orientation_tol=1e-2)
-    return canonical(volume.array, volume.get_affine("RAS"), 0)
+        stored = np.stack([pixels.read(frame) for frame in frames])
+    slopes, intercepts = (np.array([getattr(frame, name) for frame in frames]) for name in ("slope", "intercept"))
+    if (slopes != 1).any() or (intercepts != 0).any():
+        stored = stored * slopes[:, None, None] + intercepts[:, None, None]
+    return canonical(stored, _affine(frames[0], part.stack.step), 0)
 
 
-def _read(path: Path, number: int, count: int):
-    """One file with its pixels, whole. pydicom pads what is missing of a truncated file, or fails without saying which file it was."""
-    import pydicom
-    from pydicom.pixels import get_decoder
-
-    dataset = pydicom.dcmread(path, force=True)
-    which = f"file {number} of {count} (by SOPInstanceUID)"
-    syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in dir(dataset) else None
-    if syntax is None:
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-    elif syntax.is_compressed and syntax.is_encapsulated:
-        try:
-            usable = get_decoder(syntax).is_available
-        except NotImplementedError:
-            usable = False
-        if not usable:
-            raise Refused("no-decoder", f"its pixels are compressed ({syntax.name}) and no decoder for that is installed",
-                          "decompress it (gdcmconv --raw, dcmdjpeg) or pip install pylibjpeg[all]")
-        return dataset
-    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
-    if (found := len(dataset.get("PixelData", b""))) < expected:
-        raise Refused("truncated-file", f"{which} ends early: {found} of {expected} bytes of pixels", "copy or export that file again")
-    return dataset
-
-
-def _unified(datasets: list) -> list:
-    """Slices whose headers differ by rounding only, made equal, because highdicom compares them exactly."""
-    import pydicom
-
-    first = datasets[0]
-    frame = first.get("FrameOfReferenceUID") or pydicom.uid.generate_uid(entropy_srcs=[str(first.SeriesInstanceUID)])
-    for dataset in datasets:
-        if not np.allclose(dataset.PixelSpacing, first.PixelSpacing, atol=PIXEL_SPACING_TOL_MM, rtol=0):
-            raise Refused("mixed-spacing", "PixelSpacing differs between slices", "split it into one series per acquisition")
-        dataset.PixelSpacing, dataset.FrameOfReferenceUID = first.PixelSpacing, frame
-    return datasets
+def _affine(first: Frame, step: Sequence[float]) -> np.ndarray:
+    """Voxel (slice, row, column) to world, mm RAS (PS3.3 C.7.6.2.1.1, with the two axes turned that differ between LPS and RAS)."""
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 3] = step, first.position
+    lps[:3, 1] = np.array(first.orientation[3:]) * first.spacing[0]
+    lps[:3, 2] = np.array(first.orientation[:3]) * first.spacing[1]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
 def read_nifti(path: Path) -> Volume:

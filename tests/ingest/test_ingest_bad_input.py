@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import zipfile
 
+import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML
@@ -60,7 +59,9 @@ def damage(kind, files):
     if kind == "missing-slices":
         files[2].unlink()
     elif kind == "duplicate-position":
-        shutil.copy(files[2], files[2].with_name("copy.dcm"))
+        copy = pydicom.dcmread(files[2])
+        copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = f"{copy.SOPInstanceUID}.1"
+        copy.save_as(files[2].with_name("copy.dcm"))
     elif kind == "truncated-file":
         files[2].write_bytes(files[2].read_bytes()[:-20])
     elif kind == "unreadable-file":
@@ -137,25 +138,3 @@ def test_site_folder_that_is_too_deep_or_names_the_patient(tmp_path, make_series
     rule = params.model_copy(update={"cohort": params.cohort.model_copy(update={"site": SiteRule(folder=0)})})
     ingest(tmp_path / "in", tmp_path / "out", rule, key_file=key_file, jobs=1)
     assert read_manifest(tmp_path / "out").site.tolist() == ["north"]
-
-
-@pytest.mark.parametrize("name", ["../outside.dcm", "/etc/outside.dcm", "a/../../outside.dcm", "C:\\outside.dcm"])
-def test_zip_that_leads_out_of_itself_is_refused(cli, tmp_path, name):
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
-        archive.writestr(name, b"x")
-    code, printed = cli(tmp_path / "in.zip", tmp_path / "out")
-    assert code == 1
-    assert "leads out of the archive" in one_sentence(printed)
-    assert "outside" not in printed
-
-
-def test_zip_with_a_link_or_of_absurd_size_is_refused(cli, tmp_path, monkeypatch):
-    link = zipfile.ZipInfo("link")
-    link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
-        archive.writestr(link, b"/etc/passwd")
-    assert "symbolic link" in one_sentence(cli(tmp_path / "in.zip", tmp_path / "out")[1])
-    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("bomb", bytes(1_000_000))
-    monkeypatch.setattr("pipelines.ingest.source.MAX_FILE_BYTES", 1000)
-    assert "refused" in one_sentence(cli(tmp_path / "in.zip", tmp_path / "out")[1])

@@ -8,8 +8,9 @@ import pytest
 
 from pipelines.cohort import read_manifest
 from pipelines.errors import Refused
-from pipelines.ingest.headers import Header, Series
+from pipelines.ingest.headers import Header, plain
 from pipelines.ingest.rules import classify, known_words
+from pipelines.ingest.series import Series
 from pipelines.ingest.source import SourceFile
 from pipelines.ingest.uptake import suv_factor
 
@@ -30,7 +31,7 @@ def series(make_series, description: str, times: dict | None = None) -> Series:
     tags = {name: times[key] for key, name in (("TR", "RepetitionTime"), ("TE", "EchoTime"), ("TI", "InversionTime"), ("agent", "ContrastBolusAgent"))
             if key in times}
     dataset = make_series(np.zeros((1, 2, 2)), description=description, tags=tags).datasets()[0]
-    return Series([Header(SourceFile(None, ("x",)), dataset)])
+    return Series([Header(SourceFile(None, ("x",)), plain(dataset))])
 
 
 @pytest.mark.parametrize(("description", "modality"), [(name, modality) for modality, names in BY_NAME.items() for name in names])
@@ -85,7 +86,7 @@ def agent(tags: dict, **changes) -> dict:
     (lambda tags: {**tags, "RadiopharmaceuticalInformationSequence": []}, "0 items"),
 ], ids=["units", "weight", "corrections", "decay", "dose", "half-life", "times", "agent"])
 def test_uptake_that_cannot_be_known_is_refused(make_series, pet_tags, change, words):
-    header = Header(SourceFile(None, ("x",)), make_series(np.zeros((1, 2, 2)), pet=True, tags=change(pet_tags)).datasets()[0])
+    header = Header(SourceFile(None, ("x",)), plain(make_series(np.zeros((1, 2, 2)), pet=True, tags=change(pet_tags)).datasets()[0]))
     with pytest.raises(Refused) as refused:
         suv_factor(Series([header]))
     assert refused.value.code == "pet-suv"

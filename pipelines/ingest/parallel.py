@@ -1,0 +1,26 @@
+"""Work spread over processes that are forked, not started: a started one imports for a second, in which one process reads a whole study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
+    """`work` of each item, in their order; begun when called. In this process where there is little to do, or where forking is not safe."""
+    safe = threading.active_count() == 1 and "fork" in multiprocessing.get_all_start_methods()  # a forked copy of a held lock is never freed
+    if jobs < 2 or len(items) < 2 or not safe:
+        return map(work, items)
+    pool = ProcessPoolExecutor(min(jobs, len(items)), mp_context=multiprocessing.get_context("fork"))
+    return _drained(pool, pool.map(work, items))
+
+
+def _drained(pool: ProcessPoolExecutor, results: Iterator[Result]) -> Iterator[Result]:
+    with pool:
+        yield from results

@@ -1,0 +1,207 @@
+"""A series: the headers of its files, what they say it is, and the volumes it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.errors import Refused
+from pipelines.ingest.frames import Frame
+from pipelines.ingest.geometry import EXPORT_AGAIN, check_uniform
+from pipelines.ingest.headers import IDENTITY, SERIES_KEY, Header, quiet
+from pipelines.ingest.pseudonyms import tokens
+from pipelines.ingest.split import Part, split
+from pipelines.params import Limits
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
+LABEL_CLASSES = {SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg", CONTOURS: "rtstruct"}
+AGAIN = "split it into one series per acquisition"
+
+
+@dataclass
+class Series:
+    """The files of one series, ordered by SOPInstanceUID so that file names and reading order change nothing."""
+
+    headers: list[Header] = field(default_factory=list)
+    copies: int = 0  # identical files left out
+    conflicts: int = 0  # files that differ although they have the same SOPInstanceUID
+
+    @property
+    def first(self) -> Header:
+        return self.headers[0]
+
+    @property
+    def patient(self) -> tuple[str, str]:
+        return self.first.text("PatientID"), self.first.text("IssuerOfPatientID")
+
+    @property
+    def study(self) -> str:
+        return self.first.text("StudyInstanceUID")
+
+    @property
+    def uid(self) -> str:
+        return self.first.text("SeriesInstanceUID")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(header.file.path for header in self.headers)
+
+    @property
+    def label_kind(self) -> str:
+        """'seg' or 'rtstruct' for objects that are labels by their class, '' for all others."""
+        return LABEL_CLASSES.get(self.first.text("SOPClassUID"), "")
+
+    @property
+    def frame(self) -> str:
+        """Frame of reference; a series without one shares coordinates with no other."""
+        return self.first.text("FrameOfReferenceUID") or f"series {self.uid}"
+
+    @cached_property
+    def identity(self) -> frozenset[str]:
+        """Pieces of names and numbers of people, which no output may contain."""
+        return tokens({header.text(name) for header in self.headers for name in IDENTITY})
+
+    @property
+    def note(self) -> str:
+        """What of the files is worth knowing."""
+        lossy = any(header.text("LossyImageCompression") == "01" for header in self.headers)
+        return "; ".join(filter(None, [f"{self.copies} identical copies left out" if self.copies else "", "lossy compression" if lossy else "",
+                                       "; ".join(sorted({header.scaling[3] for header in self.headers if not isinstance(header.scaling, Refused)} - {""}))]))
+
+    def parts(self, limits: Limits) -> list[Part]:
+        """The volumes of the series, each whole and regular or with the reason why not. Raises `Refused` when it holds none."""
+        self._check_kind()
+        with quiet():
+            frames = self._frames()
+        self._check_size(frames, limits)
+        return split(frames)
+
+    def check_label(self) -> None:
+        """Refuse a label object that shares its series with others."""
+        if self.conflicts:
+            raise self._conflict()
+        if len(self.headers) > 1:
+            raise Refused("several-segmentations", f"its series holds {len(self.headers)} label objects", "keep one of them per series")
+
+    def _conflict(self) -> Refused:
+        return Refused("conflicting-copies", f"{self.conflicts} of its files have the SOPInstanceUID of another one, but other content",
+                       "keep the file that is right, and remove the others")
+
+    def _check_kind(self) -> None:
+        """Refuse what is no measured image."""
+        if self.conflicts:
+            raise self._conflict()
+        if not all(header.number("Rows") and header.number("Columns") for header in self.headers):
+            some = sum(not (header.number("Rows") and header.number("Columns")) for header in self.headers)
+            what = "it holds no image (a report, a plan, a presentation state)" if some == len(self.headers) else \
+                f"{some} of its {len(self.headers)} files hold no image or one of no size"
+            raise Refused("no-image", what, "nothing to do, or export the images it belongs to")
+        if any((header.number("SamplesPerPixel") or 1) != 1 or header.text("PhotometricInterpretation").upper() == "PALETTE COLOR" for header in self.headers):
+            raise Refused("colour-image", "it is a colour picture, not a measurement", "nothing to do, or export the grey-scale series it shows")
+        if burned := sum(header.text("BurnedInAnnotation").upper() == "YES" for header in self.headers):
+            raise Refused("burned-in", f"{burned} of its {len(self.headers)} images have text burned into the pixels, which may name the patient",
+                          "export the original series; it is not used, because no header can take such text out")
+        if any("LOCALIZER" in header.words("ImageType") for header in self.headers):
+            raise Refused("localiser", "it is or holds a localiser (ImageType)", "nothing to do, or export the series without its localiser")
+        check_uniform([header.text("SOPClassUID") for header in self.headers], "mixed-objects", "kinds of object", AGAIN)
+        check_uniform([header.text("FrameOfReferenceUID") for header in self.headers], "mixed-frame", "frames of reference", AGAIN)
+        for name in ("RescaleType", "Units"):
+            check_uniform([header.text(name) for header in self.headers], "mixed-rescale", "units of rescaled values", AGAIN)
+        for header in self.headers:
+            if isinstance(header.scaling, Refused):
+                raise header.scaling
+
+    def _frames(self) -> list[Frame]:
+        from pipelines.ingest import enhanced, mosaic
+
+        frames: list[Frame] = []
+        for number, header in enumerate(self.headers):
+            if mosaic.is_mosaic(header.words("ImageType")):
+                frames += mosaic.frames(_reread(header), number)
+            elif header.get("NumberOfFrames") is not None or header.get("PixelSpacing") is None and header.get("ImagePositionPatient") is None:
+                frames += enhanced.frames(_reread(header), number)
+            else:
+                frames.append(_classic(header, number))
+        return frames
+
+    def _check_size(self, frames: Sequence[Frame], limits: Limits) -> None:
+        """Refuse what would not fit, and what a file is too short for, before anything is read."""
+        voxels = float(sum(frame.size[0] * frame.size[1] for frame in frames))
+        if voxels > limits.voxels:
+            raise Refused("absurd-size", f"its headers speak of {voxels:.2g} voxels, more than params ingest.limits.voxels ({limits.voxels:.2g})",
+                          "raise the limit if that is true, or export the series again")
+        short = []
+        for header in self.headers:
+            if header.spot is None:
+                continue
+            bits = {"stored": header.number("BitsAllocated") or 0, "float": 32, "double": 64}[header.spot.kind]
+            count = (header.number("Rows") or 0) * (header.number("Columns") or 0) * (header.number("NumberOfFrames") or 1)
+            if (found := min(header.spot.length, header.spot.available)) < (expected := int(count * bits // 8)):
+                short.append(f"{found} of {expected} bytes")
+        if short:
+            raise Refused("truncated-file", f"{len(short)} of its {len(self.headers)} files end before their pixels do (the first has {short[0]})",
+                          "copy or export these files again")
+        if none := sum(header.syntax == "" and header.spot is None for header in self.headers):
+            raise Refused("no-pixels", f"{none} of its {len(self.headers)} files have no pixels", EXPORT_AGAIN)
+
+
+def _classic(header: Header, number: int) -> Frame:
+    """The one frame of a single-frame object. Raises `Refused` where it cannot be placed."""
+    values = {name: tuple(header.numbers(name)) for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")}
+    for (name, found), width in zip(values.items(), (6, 3, 2), strict=True):
+        if len(found) != width:
+            raise Refused("no-geometry", f"a file has {'no' if not found else 'an unusable'} {name}, so its slice cannot be placed",
+                          "export the original series, not screenshots of it")
+    slope, intercept, rescaled, _ = header.scaling
+    order = (header.number("InstanceNumber") or 0.0, 0.0)
+    return Frame(number, 0, (int(header.number("Rows")), int(header.number("Columns"))), *values.values(), slope, intercept, rescaled, None, order,
+                 dict(header.marks))
+
+
+def _reread(header: Header):
+    """All of a file's tags but its pixels."""
+    import pydicom
+
+    return pydicom.dcmread(header.file.path, stop_before_pixels=True, force=True)
+
+
+def group(headers: Sequence[Header]) -> list[Series]:
+    """Headers as series, ordered by patient, study and UID. Of files with the same content and SOPInstanceUID one is kept."""
+    series: dict[tuple, Series] = defaultdict(Series)
+    for header in sorted(headers, key=lambda header: (header.text("SOPInstanceUID"), header.file.parts)):
+        series[tuple(header.text(name) for name in SERIES_KEY)].headers.append(header)
+    for one in series.values():
+        _leave_copies_out(one)
+    return [series[key] for key in sorted(series)]
+
+
+def _leave_copies_out(series: Series) -> None:
+    kept: dict[str, Header] = {}
+    for header in series.headers:
+        other = kept.setdefault(header.text("SOPInstanceUID"), header)
+        if other is not header:
+            same = _content(other) == _content(header)
+            series.copies += same
+            series.conflicts += not same
+    series.headers = list(kept.values())
+
+
+def _content(header: Header) -> tuple:
+    """What makes two files the same image: the tags read and the pixels (of compressed ones the whole file)."""
+    with header.file.path.open("rb") as handle:
+        handle.seek(header.spot.offset if header.spot else 0)
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    return dict(header.tags), dict(header.marks), digest
+
+
+def resolution(part: Part) -> tuple[int, float]:
+    """A sort key of volumes: most slices first, then finest voxels."""
+    return -len(part.frames), float(np.prod(part.frames[0].spacing))
