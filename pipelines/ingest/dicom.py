@@ -107,7 +107,8 @@ class _Planner:
         item = self._item(one.uid)
         try:
             if not one.patient[0]:
-                raise Refused("no-patient-id", "PatientID is empty, so its cases could not be told from others'", "give each patient an ID of any kind")
+                raise Refused("no-patient-id", "PatientID is empty, so its cases could not be told from others'",
+                              "give each patient an ID of any kind")
             if one.label_kind:
                 self._add_label_object(one, case, item)
             else:
@@ -202,8 +203,8 @@ class _Planner:
             self.plan.decide(case, name, rule.name, "label", evidence(one, part))
             return
         scale = suv_factor(one) if one.first.text("Modality") == "PT" else None
-        candidate = Candidate(name, rule.name, facts(one, part) if part.frames else {}, self._frame(one), headers=tuple(one.headers), part=part, scale=scale,
-                              note=one.note)
+        candidate = Candidate(name, rule.name, facts(one, part), self._frame(one), headers=tuple(one.headers), part=part, scale=scale,
+                              note="; ".join(filter(None, [one.note, one.units if scale is None else ""])))
         self.images[case, rule.modality].append(((resolution(part), one.uid), candidate))
         self.plan.decide(case, name, rule.name, f"image {rule.modality}", evidence(one, part))
 

@@ -5,8 +5,10 @@ A functional group is looked for at the frame first, then among those that all f
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,7 +38,7 @@ GRADIENT, DIRECTION = Tag("DiffusionGradientDirectionSequence"), Tag("DiffusionG
 TRIGGER_DELAY, CARDIAC, XRAY = Tag("NominalCardiacTriggerDelayTime"), Tag("CardiacSynchronizationSequence"), Tag("CTXRayDetailsSequence")
 LABELLING, CONTEXT = Tag("MRArterialSpinLabelingSequence"), Tag("ASLContext")
 TEMPORAL, OFFSET, TIME_INDEX = Tag("TemporalPositionSequence"), Tag("TemporalPositionTimeOffset"), Tag("TemporalPositionIndex")
-DIMENSIONS, POINTER, INDEX = Tag("DimensionIndexSequence"), Tag("DimensionIndexPointer"), Tag("DimensionIndexValues")
+DIMENSIONS, INDEX = Tag("DimensionIndexSequence"), Tag("DimensionIndexValues")
 PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005"), 0x0F
 #: Dimensions that position and marks know already.
 KNOWN = frozenset({STACK, POSITION, Tag("InStackPositionNumber"), TIME_INDEX, OFFSET, EFFECTIVE_ECHO, INVERSION_TIMES, B_VALUE, DIRECTION,
@@ -62,6 +64,24 @@ def frames(dataset, file: int) -> list[Frame]:
     count = int(number(dataset, COUNT, "IS") or 1)
     if PER_FRAME not in dataset and SHARED not in dataset and text(dataset, SOP_CLASS) not in ENHANCED:
         return _tomogram(dataset, file, count) if count > 1 else [_single(dataset, file)]
+    with _uncollected():
+        return _grouped(dataset, file, count)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Python's collector of cycles held back: it would go through all items over and over while they are made, half of the time in all."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _grouped(dataset, file: int, count: int) -> list[Frame]:
+    """Frames that functional groups place."""
     shared, own = item(dataset, SHARED), items(dataset, PER_FRAME)
     if not own or len(own) != count:
         raise Refused("no-geometry", f"it has {count} frames and functional groups for {len(own)} of them, so the slices cannot be placed",

@@ -43,7 +43,8 @@ def check_uniform(values: Sequence[object], code: str, what: str, remedy: str) -
 
 def places(frames: Sequence[Frame]) -> np.ndarray:
     """For each frame the number of its place along the stack's normal `(n,)`, from 0. Raises `Refused` where frames have no common normal."""
-    orientations, positions, spacings = (np.array([getattr(frame, name) for frame in frames], float) for name in ("orientation", "position", "spacing"))
+    names = ("orientation", "position", "spacing")
+    orientations, positions, spacings = (np.array([getattr(frame, name) for frame in frames], float) for name in names)
     check_numbers(orientations, positions, spacings)
     depth = positions @ _normal(orientations)
     order = np.argsort(depth, kind="stable")
@@ -67,8 +68,9 @@ def check_numbers(orientations: np.ndarray, positions: np.ndarray, spacings: np.
         raise Refused("no-geometry", "ImageOrientationPatient is not a pair of perpendicular unit vectors", EXPORT_AGAIN)
     if (spread := np.ptp(orientations, axis=0).max()) > ORIENTATION_TOL:
         planes = Counter(map(tuple, np.round(orientations, 2)))
-        raise Refused("mixed-orientation", f"its slices lie in {max(len(planes), 2)} different orientations ({_shares(planes)} slices, direction cosines "
-                      f"differ by {spread:.3g})", "split it into one series per orientation; a localiser can be skipped with a rule in params ingest.rules")
+        raise Refused("mixed-orientation", f"its slices lie in {max(len(planes), 2)} different orientations ({_shares(planes)} slices, direction "
+                      f"cosines differ by {spread:.3g})",
+                      "split it into one series per orientation; a localiser can be skipped with a rule in params ingest.rules")
 
 
 def check_stack(frames: Sequence[Frame]) -> Stack:
@@ -100,11 +102,11 @@ def _check_lateral(depth: np.ndarray, lateral: np.ndarray, gaps: np.ndarray) -> 
     jumps = np.flatnonzero(np.linalg.norm(np.diff(lateral, axis=0), axis=1) > AFFINE_TOL_MM)
     runs = np.diff([-1, *jumps, len(gaps)])  # slices in a row at one lateral place
     if len(runs) > 1 and runs.min() > 1 and slide.max() > 2 * AFFINE_TOL_MM:
-        raise Refused("several-stacks", f"it holds {len(runs)} stacks of slices ({' + '.join(map(str, runs[:5]))}), up to {slide.max():.1f} mm beside each "
-                      "other", "split it into one series per stack")
+        raise Refused("several-stacks", f"it holds {len(runs)} stacks of slices ({' + '.join(map(str, runs[:5]))}), up to {slide.max():.1f} mm "
+                      "beside each other", "split it into one series per stack")
     angle = np.degrees(np.arctan2(slide.max(), np.ptp(depth)))
-    raise Refused("tilted-stack", f"its slices slide {slide.max():.2f} mm sideways over the stack ({angle:.1f} degrees, gantry tilt or shifted slices)",
-                  "resample it onto an upright grid first (params ingest.repair: true does, with dcm2niix) and give the NIfTI")
+    raise Refused("tilted-stack", f"its slices slide {slide.max():.2f} mm sideways over the stack ({angle:.1f} degrees, gantry tilt or shifted "
+                  "slices)", "resample it onto an upright grid first (params ingest.repair: true does, with dcm2niix) and give the NIfTI")
 
 
 def _check_gaps(depth: np.ndarray, gaps: np.ndarray) -> None:
@@ -114,14 +116,14 @@ def _check_gaps(depth: np.ndarray, gaps: np.ndarray) -> None:
     for unit in dict.fromkeys([step, float(gaps.min())]):
         multiples = np.round(gaps / unit)
         if multiples.min() >= 1 and multiples.max() > 1 and np.abs(gaps / unit - multiples).max() < MULTIPLE_TOL:
-            missing = [depth[index] - depth[0] + unit * number for index in np.flatnonzero(multiples > 1) for number in range(1, int(multiples[index]))]
-            total = len(depth) + len(missing)
-            raise Refused("missing-slices", f"{len(missing)} of {total} slices missing at {_listed(missing)} from the first slice (step {unit:.4g} mm)",
-                          f"{EXPORT_AGAIN}, whole")
+            holes = [(depth[index] - depth[0], int(multiples[index])) for index in np.flatnonzero(multiples > 1)]
+            missing = [before + unit * number for before, size in holes for number in range(1, size)]
+            raise Refused("missing-slices", f"{len(missing)} of {len(depth) + len(missing)} slices missing at {_listed(missing)} from the first "
+                          f"slice (step {unit:.4g} mm)", f"{EXPORT_AGAIN}, whole")
     odd = np.flatnonzero(np.abs(gaps - step) > max(SPACING_TOL * step, ROUNDING_MM))
     if len(odd) == 1 and gaps[odd[0]] > step and 0 < odd[0] < len(gaps) - 1:
-        raise Refused("several-stacks", f"it holds two stacks of slices ({odd[0] + 1} + {len(depth) - odd[0] - 1}), {gaps[odd[0]]:.4g} mm apart at a step of "
-                      f"{step:.4g} mm", "split it into one series per stack")
+        raise Refused("several-stacks", f"it holds two stacks of slices ({odd[0] + 1} + {len(depth) - odd[0] - 1}), {gaps[odd[0]]:.4g} mm apart at "
+                      f"a step of {step:.4g} mm", "split it into one series per stack")
     uneven = np.abs(gaps / gaps.mean() - 1).max()
     raise Refused("uneven-spacing", f"the step between slices runs from {gaps.min():.4g} to {gaps.max():.4g} mm, {100 * uneven:.1f} % off the mean",
                   "resample it onto an even grid first (params ingest.repair: true does, with dcm2niix) and give the NIfTI")

@@ -23,7 +23,8 @@ DECIDING = ("Modality", "SeriesDescription", "ContrastBolusAgent", "RepetitionTi
             "LossyImageCompression", "PatientIdentityRemoved", "DeidentificationMethod")
 FACTS = ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "SliceThickness", "SpacingBetweenSlices", "SeriesNumber")
 GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "RescaleType",
-            "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "InstanceNumber")
+            "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation",
+            "InstanceNumber")
 UPTAKE = ("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "RadiopharmaceuticalInformationSequence", "SeriesDate",
           "SeriesTime", "AcquisitionDate", "AcquisitionTime")
 REFERENCES = ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence")
@@ -31,6 +32,8 @@ TAGS = (*IDENTITY, *GROUPING, *DECIDING, *FACTS, *GEOMETRY, *UPTAKE, *REFERENCES
 
 OVERLAY_BIT_POSITION = 0x60000102  # an old overlay inside the words of the pixels
 PREAMBLE = 128
+COPY_AGAIN = "copy or export that file again"
+CHUNK = 200  # files whose headers one process reads before it reports
 LONG_LENGTH_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # explicit VRs of pixels, followed by a length of four bytes
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PLAIN_VRS = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
@@ -110,9 +113,6 @@ def scan(files: Sequence[SourceFile], jobs: int = 1) -> list[Header | Refused]:
     return [header for chunk in spread(_scan_chunk, chunks, jobs) for header in chunk]
 
 
-CHUNK = 200  # files whose headers one process reads before it reports
-
-
 def _scan_chunk(files: Sequence[SourceFile]) -> list[Header | Refused]:
     with quiet():
         return [_scan_one(file) for file in files]
@@ -124,9 +124,9 @@ def _scan_one(file: SourceFile) -> Header | Refused:
     except Refused as refused:
         return refused
     except OSError as error:
-        return Refused("unreadable-file", f"it cannot be read ({error.strerror or type(error).__name__})", "see that the file may be read, and copy it again")
+        return Refused("unreadable-file", f"it cannot be read ({error.strerror or type(error).__name__})", COPY_AGAIN)
     except Exception as error:  # pydicom raises what a broken file makes it raise
-        return Refused("unreadable-file", f"it has no readable DICOM header ({type(error).__name__}: truncated or damaged)", "copy or export that file again")
+        return Refused("unreadable-file", f"it has no readable DICOM header ({type(error).__name__}: truncated or damaged)", COPY_AGAIN)
 
 
 def read_header(file: SourceFile) -> Header:
@@ -139,7 +139,7 @@ def read_header(file: SourceFile) -> Header:
     with file.path.open("rb") as handle:
         start = handle.read(PREAMBLE + 4)
         if not start:
-            raise Refused("empty-file", "it is empty (0 bytes)", "copy or export that file again")
+            raise Refused("empty-file", "it is empty (0 bytes)", COPY_AGAIN)
         handle.seek(0)
         bare = start[PREAMBLE:] != b"DICM" and start[:2] in (b"\x08\x00", b"\x02\x00")  # before 1993, and some PACS still: no preamble
         dataset = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=_wanted(), force=bare)
@@ -147,7 +147,7 @@ def read_header(file: SourceFile) -> Header:
         spot = _spot(handle, dataset, syntax)
     tags = plain(dataset)
     if missing := [name for name in ("SOPInstanceUID", "SeriesInstanceUID") if not tags.get(name)]:
-        raise Refused("unreadable-file", f"its header has no {' and no '.join(missing)} (truncated, damaged or no image)", "copy or export that file again")
+        raise Refused("unreadable-file", f"its header has no {' and no '.join(missing)} (truncated, damaged or no image)", COPY_AGAIN)
     try:
         scaling = scaling_of(dataset)
     except Refused as refused:
@@ -168,7 +168,8 @@ def _names() -> dict[int, tuple[str, str]]:
     """Tag -> (keyword, value representation) of what becomes plain."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-    return {OVERLAY_BIT_POSITION: ("OverlayBitPosition", "US"), **{tag: (name, dictionary_VR(tag)) for name in TAGS if (tag := tag_for_keyword(name))}}
+    names = {tag_for_keyword(name): name for name in TAGS}
+    return {OVERLAY_BIT_POSITION: ("OverlayBitPosition", "US"), **{tag: (name, dictionary_VR(tag)) for tag, name in names.items()}}
 
 
 def plain(dataset) -> dict[str, object]:

@@ -28,8 +28,8 @@ class Pixels:
         shape = int(header.number("Rows")), int(header.number("Columns"))
         image = self._native(header, frame.number, shape) if header.spot else self._decoded(header, frame.number)
         if image.shape != shape:
-            raise Refused("damaged-pixels", f"file {frame.file + 1} of {len(self._headers)} (by SOPInstanceUID) decodes to another size than its header says",
-                          "export that file again")
+            raise Refused("damaged-pixels", f"file {frame.file + 1} of {len(self._headers)} (by SOPInstanceUID) decodes to another size than its "
+                          "header says", "export that file again")
         if frame.tile is None:
             return image
         row, column = frame.tile
@@ -107,4 +107,5 @@ def _check_decoder(dataset) -> None:
         usable = False
     if not usable:
         name = syntax.name if syntax.name != str(syntax) else "not one of the standard's"
-        raise Refused("no-decoder", f"its transfer syntax ({name}) is one for which no decoder is installed", "decompress it (gdcmconv --raw, dcmdjpeg) first")
+        raise Refused("no-decoder", f"its transfer syntax ({name}) is one for which no decoder is installed",
+                      "decompress it first (gdcmconv --raw, dcmdjpeg)")

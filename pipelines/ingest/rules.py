@@ -38,7 +38,7 @@ def _holds(rule: Rule, series: Series, part: Part | None) -> bool:
         rule.contrast_agent is None or has_agent(series) == rule.contrast_agent,
         rule.volume is None or (part is not None and re.search(rule.volume, part.name)),
         rule.b_value is None or _within(b_value, rule.b_value),
-        *(_within(value, limits) for value, limits in zip(_times(series, part), (rule.tr_ms, rule.te_ms, rule.ti_ms), strict=True) if limits is not None),
+        *(_within(value, limits) for value, limits in zip(_times(series, part), (rule.tr_ms, rule.te_ms, rule.ti_ms), strict=True) if limits),
     ]
     return all(checks)
 
@@ -76,7 +76,8 @@ def known_words(text: str) -> str:
 def evidence(series: Series, part: Part | None = None) -> str:
     """What the rules looked at, without anything that could identify."""
     header = series.first
-    times = [f"{name} {value:g} ms" if value is not None else f"{name} none" for name, value in zip(("TR", "TE", "TI"), _times(series, part), strict=True)]
+    named = zip(("TR", "TE", "TI"), _times(series, part), strict=True)
+    times = [f"{name} {value:g} ms" if value is not None else f"{name} none" for name, value in named]
     modality = header.text("Modality") if re.fullmatch(r"[A-Z]{2,10}", header.text("Modality")) else "no modality"
     return ", ".join([f"words '{known_words(header.text('SeriesDescription'))}'", modality, sop_class(series), *times,
                       f"contrast agent {'yes' if has_agent(series) else 'no'}", f"{len(series.headers)} file(s)",

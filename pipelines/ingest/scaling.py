@@ -57,7 +57,8 @@ def scaling_from(rescale, mapped, private) -> tuple[float, float, bool, str]:
     given = slope is not None
     units = _units(rescale) if rescale is not None else ""
     if (scale := _philips_scale(private)) is not None:
-        line = 1 / scale, (intercept or 0.0) / ((slope if given else 1.0) * scale)
+        display_slope, display_intercept = _checked(slope if given else 1.0, intercept or 0.0)
+        line = 1 / scale, display_intercept / (display_slope * scale)
         return *_checked(*line), True, "floating-point values of the scanner (Philips scale slope)"
     if not given and mapped is not None and (found := _real_world(items(mapped, VALUE_MAPS))) is not None:
         return found
@@ -66,9 +67,9 @@ def scaling_from(rescale, mapped, private) -> tuple[float, float, bool, str]:
     return *_checked(1.0 if slope is None else slope, intercept or 0.0), True, units
 
 
-def _single(dataset, tag: int) -> float | None:
+def _single(dataset, tag: int, vr: str = "DS") -> float | None:
     """The one number of an element; NaN for several or for none that can be read, None for an absent one."""
-    found = numbers(dataset, tag) if dataset is not None else []
+    found = numbers(dataset, tag, vr) if dataset is not None else []
     return None if not found else found[0] if len(found) == 1 else math.nan
 
 
@@ -90,7 +91,7 @@ def _real_world(maps) -> tuple[float, float, bool, str] | None:
     if any(MAP_TABLE in one for one in physical):
         raise Refused("real-world-lut", "its stored values become measured ones through a table (RealWorldValueLUTData), not a line",
                       "export it with RescaleSlope, or give the NIfTI")
-    lines = {(_single(one, MAP_SLOPE), _single(one, MAP_INTERCEPT)) for one in physical}
+    lines = {(_single(one, MAP_SLOPE, "FD"), _single(one, MAP_INTERCEPT, "FD")) for one in physical}
     if not lines:
         return None
     if len(lines) > 1:

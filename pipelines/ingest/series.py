@@ -72,9 +72,15 @@ class Series:
     @property
     def note(self) -> str:
         """What of the files is worth knowing."""
-        lossy = any(header.text("LossyImageCompression") == "01" for header in self.headers)
-        return "; ".join(filter(None, [f"{self.copies} identical copies left out" if self.copies else "", "lossy compression" if lossy else "",
-                                       "; ".join(sorted({header.scaling[3] for header in self.headers if not isinstance(header.scaling, Refused)} - {""}))]))
+        copies = [f"{self.copies} identical copies left out"] if self.copies else []
+        lossy = ["lossy compression"] if any(header.text("LossyImageCompression") == "01" for header in self.headers) else []
+        return "; ".join([*copies, *lossy])
+
+    @property
+    def units(self) -> str:
+        """What the measured values are, where the header says it."""
+        units = {header.scaling[3] for header in self.headers if not isinstance(header.scaling, Refused)} - {""}
+        return "; ".join(sorted(units))
 
     def parts(self, limits: Limits) -> list[Part]:
         """The volumes of the series, each whole and regular or with the reason why not. Raises `Refused` when it holds none."""
@@ -104,7 +110,8 @@ class Series:
             what = "it holds no image (a report, a plan, a presentation state)" if some == len(self.headers) else \
                 f"{some} of its {len(self.headers)} files hold no image or one of no size"
             raise Refused("no-image", what, "nothing to do, or export the images it belongs to")
-        if any((header.number("SamplesPerPixel") or 1) != 1 or header.text("PhotometricInterpretation").upper() == "PALETTE COLOR" for header in self.headers):
+        if any((header.number("SamplesPerPixel") or 1) != 1 or header.words("PhotometricInterpretation") == ["PALETTE COLOR"]
+               for header in self.headers):
             raise Refused("colour-image", "it is a colour picture, not a measurement", "nothing to do, or export the grey-scale series it shows")
         if burned := sum(header.text("BurnedInAnnotation").upper() == "YES" for header in self.headers):
             raise Refused("burned-in", f"{burned} of its {len(self.headers)} images have text burned into the pixels, which may name the patient",
@@ -126,7 +133,7 @@ class Series:
         for number, header in enumerate(self.headers):
             if mosaic.is_mosaic(header.words("ImageType")):
                 frames += mosaic.frames(_reread(header), number)
-            elif header.get("NumberOfFrames") is not None or header.get("PixelSpacing") is None and header.get("ImagePositionPatient") is None:
+            elif header.get("NumberOfFrames") is not None or not (header.get("PixelSpacing") or header.get("ImagePositionPatient")):
                 frames += enhanced.frames(_reread(header), number)
             else:
                 frames.append(_classic(header, number))

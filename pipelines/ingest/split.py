@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -125,8 +126,8 @@ def _in_order(frames: Sequence[Frame], ordered: Sequence[int], runs: Sequence[in
     orders = [frames[index].order for index in ordered]
     if len(set(orders)) < len(orders):
         return False
-    by_volume = all(runs[one] <= runs[other] for one, other in zip(ordered, ordered[1:], strict=False))
-    changes = sum(where[one] != where[other] for one, other in zip(ordered, ordered[1:], strict=False))
+    by_volume = all(runs[one] <= runs[other] for one, other in pairwise(ordered))
+    changes = sum(where[one] != where[other] for one, other in pairwise(ordered))
     return by_volume or changes == len(set(where[list(ordered)].tolist())) - 1
 
 
@@ -188,9 +189,9 @@ def _incomplete(frames: Sequence[Frame], where: np.ndarray, marks: Sequence[dict
     if not strong or not whole:
         raise _unequal(frames, where)
     members = {key: [frames[index] for index in indices] for key, indices in groups.items()}
-    names = _names(members, strong)
-    return _in_acquisition_order([_part(members[key], names[key], None if key in whole else _unequal(members[key], where[groups[key]], int(where.max()) + 1))
-                                  for key in groups])
+    names, total = _names(members, strong), int(where.max()) + 1
+    lacking = {key: None if key in whole else _unequal(members[key], where[groups[key]], total) for key in groups}
+    return _in_acquisition_order([_part(members[key], names[key], lacking[key]) for key in groups])
 
 
 def _unequal(frames: Sequence[Frame], where: np.ndarray, total: int | None = None) -> Refused:
@@ -200,9 +201,9 @@ def _unequal(frames: Sequence[Frame], where: np.ndarray, total: int | None = Non
     usual = max(kinds, key=lambda count: (kinds[count], count))
     if len(kinds) == 1:
         same = len({frame.order for frame in frames}) < len(frames)
-        why = "two of them have the same instance number" if same else "their instance numbers do not follow each other volume by volume or place by place"
-        return Refused("several-volumes", f"it holds {usual} images at each of {len(counts)} places (echoes, b-values or time points), and {why}, so nothing "
-                       "in its headers says which of them belong together", SPLIT)
+        why = "two of them have the same instance number" if same else "instance numbers do not follow each other volume by volume or place by place"
+        return Refused("several-volumes", f"it holds {usual} images at each of {len(counts)} places (echoes, b-values or time points), and {why}, so "
+                       "nothing in its headers says which of them belong together", SPLIT)
     more, fewer = int((counts > usual).sum()), int((counts < usual).sum())
     if usual == 1 and more and not fewer:
         first = int(np.flatnonzero(counts > 1)[0])

@@ -54,13 +54,13 @@ def ingest(source: Path, out: Path, params: Params, *, site: str | None = None, 
     if site is not None:
         params = params.model_copy(update={"cohort": params.cohort.model_copy(update={"site": SiteRule(constant=site)})})
     with open_source(source, params.ingest.limits) as files:
-        dicom, nifti = [file for file in files if kind_of(file) == "dicom"], [file for file in files if file.is_nifti]
-        if not dicom and not nifti:
+        dicom = _dicom(files)
+        if not dicom and not any(file.is_nifti for file in files):
             held = f"holds {len(files)} file(s), none of them DICOM or NIfTI" if files else "is empty"
             raise DataError(f"{source} {held}; give a folder or archive with DICOM, or with NIfTI files named as BIDS names them")
         key = _key(params, key_file) if dicom else b""
         with staged_folder(out, inputs=_state(source, files, params, key)) as folder:
-            plan = _plan(files, dicom, nifti, params, key, jobs)
+            plan = _plan(files, params, key, jobs)
             return _write(folder, source, plan, files=files, params=params, jobs=jobs)
 
 
@@ -71,12 +71,16 @@ def _state(source: Path, files: Sequence[SourceFile], params: Params, key: bytes
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _dicom(files: Files) -> list[SourceFile]:
+    return [file for file in files if kind_of(file) == "dicom"]
+
+
 def _key(params: Params, key_file: Path | None) -> bytes:
     return load_key(key_file, Path(params.cohort.pseudonym_key) if params.cohort.pseudonym_key else None)
 
 
-def _plan(files: Files, dicom: Sequence[SourceFile], nifti: Sequence[SourceFile], params: Params, key: bytes, jobs: int) -> Plan:
-    plan = Plan()
+def _plan(files: Files, params: Params, key: bytes, jobs: int) -> Plan:
+    plan, dicom, nifti = Plan(), _dicom(files), [file for file in files if file.is_nifti]
     if dicom:
         _say(f"reading {len(dicom)} DICOM headers")
         plan = plan_dicom(dicom, params, Pseudonyms(key), jobs)

@@ -30,7 +30,7 @@ def changed(index: int, count: int = 6, **values: object) -> list[Frame]:
 
 def moved(*depths: float, sideways: float = 0.0) -> list[Frame]:
     """Slices at these depths, each `sideways` mm further along y than the one before."""
-    return [replace(frame, position=(0.0, index * sideways, depth)) for index, (frame, depth) in enumerate(zip(stack(len(depths)), depths, strict=True))]
+    return [replace(frame, position=(0.0, index * sideways, depths[index])) for index, frame in enumerate(stack(len(depths)))]
 
 
 def volumes(*marks: dict[str, object], interleaved: bool = False) -> list[Frame]:

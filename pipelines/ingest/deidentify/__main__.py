@@ -17,8 +17,8 @@ def main(*, source: Path, out: Path, params: Path | None = None, key: Path | Non
     """Write de-identified copies of DICOM files, by the Basic Application Level Confidentiality Profile of DICOM PS3.15.
 
     Patients get keyed pseudonyms, UIDs keyed UIDs, the same in every run with the same key; keep the key. Params `ingest.deidentify.dates` says
-    whether dates go (`remove`) or move into the past by a number of days of the patient's own (`shift`: intervals and uptake values stay), `device` whether
-    vendor, model and field strength stay. Text stays only as words of fixed vocabularies. Pictures that may show a name are refused.
+    whether dates go (`remove`) or move into the past by a number of days of the patient's own (`shift`: intervals and uptake values stay), `device`
+    whether vendor, model and field strength stay. Text stays only as words of fixed vocabularies. Pictures that may show a name are refused.
     `audit.tsv` says what was done to each series, `quarantine.tsv` which files were left out and why. See docs/deidentification.md.
 
     For example: `python -m pipelines.ingest.deidentify --source export.zip --out shared/export`

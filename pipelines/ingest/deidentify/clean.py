@@ -28,7 +28,7 @@ TIMES = frozenset(["DA", "DT", "TM"])
 REMOVED = "removed"
 #: A value without meaning, where conformance asks for one.
 DUMMIES = {"DA": "19000101", "DT": "19000101000000", "TM": "000000", "AS": "000Y", "CS": "REMOVED", "UR": "http://removed.invalid", "DS": "0",
-           "IS": "0", "OB": b"\0\0", "OW": b"\0\0"}
+           "IS": "0"}
 
 
 @dataclass
@@ -119,7 +119,9 @@ class Cleaner:
             return self._uids(value)
         if action == "X":
             return None
-        return DUMMIES.get(vr, 0 if vr in BINARY_NUMBERS else REMOVED) if "D" in action else ""
+        if "D" not in action:
+            return b"" if vr in BYTES else ""
+        return b"\0\0" if vr in BYTES else DUMMIES.get(vr, 0 if vr in BINARY_NUMBERS else REMOVED)
 
     def _unlisted(self, keyword: str, vr: str, value):
         """Attributes that the table does not know: only what by its kind cannot name anybody."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from pipelines.cohort import frame, write_quarantine
 from pipelines.errors import DataError, Refused
 from pipelines.ingest.deidentify import VERSION, Deidentifier, deidentifier
-from pipelines.ingest.headers import looks_dicom, quiet
+from pipelines.ingest.headers import quiet
 from pipelines.ingest.pseudonyms import Pseudonyms, load_key
-from pipelines.ingest.source import SourceFile, fingerprint, open_source
+from pipelines.ingest.source import Files, SourceFile, fingerprint, kind_of, open_source
 from pipelines.outputs import sha256, staged_file, staged_folder, write_json, write_text
 from pipelines.params import Params
 
@@ -69,7 +69,7 @@ def _state(source: Path, files: Sequence[SourceFile], params: Params, key: bytes
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _write(folder: Path, source: Path, files: Sequence[SourceFile], tool: Deidentifier, jobs: int) -> Summary:
+def _write(folder: Path, source: Path, files: Files, tool: Deidentifier, jobs: int) -> Summary:
     from joblib import Parallel, delayed
     from rich.console import Console
     from rich.progress import track
@@ -77,6 +77,7 @@ def _write(folder: Path, source: Path, files: Sequence[SourceFile], tool: Deiden
     parallel = Parallel(n_jobs=jobs if len(files) > FEW_FILES else 1, return_as="generator")
     work = parallel(delayed(_one)(file, number, len(files), folder, tool) for number, file in enumerate(files, 1))
     done = Done.of(track(work, "files", len(files), console=Console(stderr=True)))
+    done.quarantine += [refused.row("", "", item) for item, refused in files.refused]
     if not done.files:
         raise DataError(f"no file of {source} can be de-identified: {_why(done.quarantine)}")
     write_quarantine(folder, done.quarantine)
@@ -141,8 +142,8 @@ def _read(file: SourceFile):
 
     unreadable = Refused("unreadable-file", "it has no readable DICOM header (truncated or damaged)", "copy or export that file again")
     try:
-        if not looks_dicom(file):
-            raise Refused("not-dicom", "it is not DICOM", "nothing to do, or give NIfTI to the ingest")
+        if kind_of(file) != "dicom":
+            raise Refused("not-dicom", f"it is not DICOM (it has {file.path.stat().st_size} bytes)", "nothing to do, or export it again")
         with quiet():
             return _with_meta(pydicom.dcmread(file.path, force=True))
     except Refused:

@@ -63,9 +63,9 @@ def finite(array: np.ndarray) -> np.ndarray:
 
 def voxel_hash(array: np.ndarray) -> str:
     """SHA-256 of shape and voxels as 32-bit floats: equal for equal images, whatever their header, file format or number type."""
-    voxels = np.ascontiguousarray(finite(array), dtype=np.float32)
+    voxels = np.array(finite(array), np.float32, order="C")
     if array.dtype.kind == "f":
-        voxels = voxels + np.float32(0)  # -0, which whole numbers do not have, is 0
+        voxels += np.float32(0)  # -0, which whole numbers do not have, becomes 0
     digest = hashlib.sha256(np.array(array.shape, "<i8").tobytes())
     digest.update(voxels)
     return digest.hexdigest()

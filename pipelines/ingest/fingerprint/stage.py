@@ -46,7 +46,7 @@ def write_fingerprint(folder: Path, described: Described | None = None, copies: 
 
 
 def _describe_all(folder: Path, rows: pd.DataFrame, described: Described) -> dict[str, Mapping[str, object]]:
-    known = {path: described[path] for path in rows.path if path in described}
+    known = {path: described[path] for path in rows.path if described.get(path)}
     missing = [(row.kind, row.path) for row in rows.itertuples() if row.path not in known]
     if missing:
         with ThreadPoolExecutor(THREADS) as pool:

@@ -8,9 +8,11 @@ import re
 import shutil
 import stat
 import tarfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,7 @@ HARMLESS_BYTES = 256_000_000
 MAX_HEADER_BYTES = 1 << 20  # of a tar member: long names and times, read into memory
 LOCAL_HEADER_BYTES = 30  # the least that lies before a zip member's data
 PIECE = 1 << 20
+THREADS = 4
 UNPACK_YOURSELF = "if it is to be trusted, unpack it yourself and give the folder"
 EXPORT_AGAIN = "export it again"
 ARCHIVE_SUFFIX = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -66,17 +69,19 @@ class Target:
     def __init__(self, archive: Path, folder: Path, budget: Budget) -> None:
         self.archive, self.folder, self.budget = archive, folder, budget
         self.packed, self.unpacked, self.files, self.system = archive.stat().st_size, 0, [], 0
+        self._lock = threading.Lock()
 
-    def write(self, parts: tuple[str, ...], reader: IO[bytes], where: str) -> None:
-        """One member's bytes, counted as they come."""
+    def write(self, number: int, parts: tuple[str, ...], reader: IO[bytes], where: str) -> None:
+        """One member's bytes, counted as they come. Threads may write members side by side, each under its own number."""
         name = parts[-1].lower()
         suffix = next((suffix for suffix in NIFTI_SUFFIXES[::-1] if name.endswith(suffix)), "")  # nibabel tells by the name
-        path = self.folder / f"{len(self.files):07d}{suffix}"
+        path = self.folder / f"{number:07d}{suffix}"
         size = 0
         with path.open("xb") as writer:
             while piece := reader.read(PIECE):
                 size += len(piece)
-                self.unpacked += len(piece)
+                with self._lock:
+                    self.unpacked += len(piece)
                 self.budget.check_size(size, where)
                 self.budget.check_total(self.unpacked, self.packed)
                 writer.write(piece)
@@ -150,9 +155,15 @@ def _unpack_zip(source: Path, target: Target) -> None:
         needed = sum(member.file_size for member, _, _ in wanted)
         if needed > shutil.disk_usage(target.folder).free:
             raise Refused("no-space", f"it unpacks to {needed / 1e9:.1f} GB, more than the temporary folder has free", "set TMPDIR to a larger disk")
-        for member, parts, where in wanted:
+
+        def write(number: int) -> None:
+            member, parts, where = wanted[number]
             with archive.open(member) as reader:
-                target.write(parts, reader, where)
+                target.write(number, parts, reader, where)
+
+        with ThreadPoolExecutor(THREADS) as pool:  # unpacking leaves Python's lock
+            for _ in pool.map(write, range(len(wanted))):
+                pass
 
 
 def _checked_zip(archive: zipfile.ZipFile, target: Target) -> list[tuple[zipfile.ZipInfo, tuple[str, ...], str]]:
@@ -257,4 +268,4 @@ def _tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, where: str, t
         target.system += 1
         return
     target.budget.check_size(member.size, where)
-    target.write(parts, archive.extractfile(member), where)
+    target.write(len(target.files), parts, archive.extractfile(member), where)
