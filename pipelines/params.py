@@ -105,7 +105,7 @@ class Limits(Section):
     file_gb: float = Field(8.0, gt=0, description="one file, unpacked; larger than any clinical multi-frame object")
     total_gb: float = Field(256.0, gt=0, description="all files of an archive, unpacked")
     ratio: float = Field(200.0, gt=1, description="unpacked to packed size of an archive; images reach 10, bombs 1000")
-    voxels: float = Field(2e9, gt=0, description="of one volume")
+    voxels: float = Field(2e9, gt=0, description="of one series, and of one NIfTI file")
 
 
 class Deidentify(Section):

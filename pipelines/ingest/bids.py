@@ -148,7 +148,7 @@ def _sidecar(named: BidsFile, beside: Mapping[tuple[str, ...], SourceFile]) -> d
         value = content.get(name)
         if factor is None:
             text = str(value or "")
-            facts[column] = vendor(text) if column == "manufacturer" else model(text, frozenset())
+            facts[column] = vendor(text) if column == "manufacturer" else model(text)
         else:
             facts[column] = round(float(value) / factor, 6) if isinstance(value, int | float) and not isinstance(value, bool) else None
     return facts

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from pipelines.cohort import bids_path
 from pipelines.errors import DataError, Refused
-from pipelines.ingest.headers import scan
+from pipelines.ingest.deidentify.seal import is_sealed, subject_of
+from pipelines.ingest.deidentify.values import moved
+from pipelines.ingest.headers import Header, scan
 from pipelines.ingest.jobs import Candidate, Case, ImageJob, LabelJob, attempt
-from pipelines.ingest.labels import LabelSource
+from pipelines.ingest.labels import LabelSource, referenced_series
 from pipelines.ingest.pseudonyms import FRAME_LENGTH, Pseudonyms
 from pipelines.ingest.rules import classify, evidence, facts
 from pipelines.ingest.series import Series, group, resolution
@@ -35,6 +37,7 @@ class Plan:
     labels: list[LabelJob] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
     decisions: list[dict[str, str]] = field(default_factory=list)
+    dates: dict[Case, str] = field(default_factory=dict)  # of studies, moved into the past (params ingest.deidentify.dates: shift)
 
     def decide(self, case: Case, item: str, rule: str, outcome: str, evidence: str) -> None:
         who = {"subject": case.subject, "session": case.session}
@@ -56,20 +59,32 @@ def plan_dicom(files: Sequence[SourceFile], params: Params, pseudonyms: Pseudony
     series = group(headers)
     cases = _cases(series, params.cohort.site, pseudonyms)
     for one in series:
-        planner.add(one, cases[one.patient, one.study])
+        case = cases[one.patient, one.study]
+        planner.add(one, case)
+        if params.ingest.deidentify.dates == "shift" and (date := _moved_date(one.first, pseudonyms)):
+            plan.dates.setdefault(case, date)
     return planner.finish()
+
+
+def _moved_date(header: Header, pseudonyms: Pseudonyms) -> str:
+    """The study's date (ISO) as many days earlier as all of the patient's; one that was moved at de-identification stays where it is."""
+    days = 0 if is_sealed(header, pseudonyms) else pseudonyms.day_shift(header.text("PatientID"), header.text("IssuerOfPatientID"))
+    date = moved("StudyDate", "DA", header.text("StudyDate"), days)
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else ""
 
 
 def _cases(series: Sequence[Series], rule: SiteRule, pseudonyms: Pseudonyms) -> dict[tuple, Case]:
     """(patient, study) -> case. Sessions are numbered in the order of the studies' dates, which stay here."""
     studies: dict[tuple, dict[str, tuple]] = defaultdict(dict)
+    firsts: dict[tuple, Header] = {}
     for one in series:
         when = (one.first.text("StudyDate") or "9", one.first.text("StudyTime"), one.study)
         studies[one.patient].setdefault(one.study, (when, site_of(one.first.file, rule, one)))
+        firsts.setdefault(one.patient, one.first)
     cases: dict[tuple, Case] = {}
     owners: dict[str, tuple] = {}
     for patient, dated in studies.items():
-        subject = pseudonyms("subject", *patient)
+        subject = subject_of(firsts[patient], pseudonyms)
         if owners.setdefault(subject, patient) != patient:
             raise DataError(f"two patients have the same pseudonym {subject}; use another key (--key)")
         for number, (study, (_, site)) in enumerate(sorted(dated.items(), key=lambda item: item[1][0]), 1):
@@ -219,12 +234,11 @@ class _Planner:
         return self.plan
 
     def _label_source(self, one: Series, part: Part | None, rule: Rule) -> LabelSource:
-        from pipelines.ingest.labels import referenced_series
-
-        name = "" if one.label_kind and rule.label == SEGMENTS else rule.label
+        name = "" if rule.label == SEGMENTS else rule.label
         referred = [self._item(uid) for uid in referenced_series(one.first.tags)]
         return LabelSource(self._item(one.uid), one.label_kind or "mask", one.paths, rule.name, self._frame(one), name=name, known=self.known,
-                           refers_to=referred[0] if referred else "", headers=tuple(one.headers), part=part)
+                           refers_to=referred[0] if referred else "", threshold=self.params.ingest.fractional_threshold,
+                           headers=tuple(one.headers), part=part)
 
     def _item(self, series_uid: str) -> str:
         return f"series-{self.pseudonyms('series', series_uid)}"

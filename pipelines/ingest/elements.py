@@ -21,10 +21,10 @@ def numbers(dataset, tag: int, vr: str = "DS") -> list[float]:
         return []
     if not isinstance(value, bytes):
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        return [_number(item) for item in items if item is not None and item != ""]
+        return [as_number(item) for item in items if item is not None and item != ""]
     kind = found if found not in (None, "UN", "OB") else vr
     if (code := BINARY.get(kind)) is None:
-        return [_number(item) for item in _text(value).split("\\") if item.strip()]
+        return [as_number(item) for item in _text(value).split("\\") if item.strip()]
     count, left = divmod(len(value), struct.calcsize(code))
     return [NAN] if left else list(struct.unpack(f"{'<' if little else '>'}{count}{code}", value))
 
@@ -69,8 +69,16 @@ def private_blocks(dataset) -> dict[tuple[int, str], int]:
     blocks = {}
     for tag in dataset.keys():  # noqa: SIM118 -- a data set itself runs over its elements, and converts them all
         if tag & 0x10000 and FIRST_BLOCK <= tag & 0xFFFF <= LAST_BLOCK:
-            blocks[tag >> 16, text(dataset, tag)] = (tag & 0xFFFF0000) | (tag & 0xFF) << 8
+            blocks.setdefault((tag >> 16, text(dataset, tag)), (tag & 0xFFFF0000) | (tag & 0xFF) << 8)
     return blocks
+
+
+def as_number(item: object) -> float:
+    """A value as a number, NaN where it is none."""
+    try:
+        return float(item)
+    except (TypeError, ValueError):
+        return NAN
 
 
 def _raw(dataset, tag: int):
@@ -86,10 +94,3 @@ def _raw(dataset, tag: int):
 
 def _text(value: bytes) -> str:
     return value.decode("latin-1").strip("\0 ")
-
-
-def _number(item: object) -> float:
-    try:
-        return float(item)
-    except (TypeError, ValueError):
-        return NAN

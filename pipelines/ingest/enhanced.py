@@ -23,7 +23,7 @@ from pipelines.ingest.scaling import VALUE_MAPS, scaling_from, scaling_of
 #: SOP classes whose objects hold functional groups with one image per frame: enhanced and legacy converted CT, MR and PET.
 ENHANCED = frozenset(f"1.2.840.10008.5.1.4.1.1.{one}" for one in ("2.1", "2.2", "4.1", "4.4", "128.1", "130"))
 
-KVP, STACK, COMPONENT, IMAGE_TYPE = Tag("KVP"), Tag("StackID"), Tag("ComplexImageComponent"), Tag("ImageType")
+MODALITY, KVP, STACK, COMPONENT, IMAGE_TYPE = Tag("Modality"), Tag("KVP"), Tag("StackID"), Tag("ComplexImageComponent"), Tag("ImageType")
 SOP_CLASS, ROWS, COLUMNS, INSTANCE, COUNT = Tag("SOPClassUID"), Tag("Rows"), Tag("Columns"), Tag("InstanceNumber"), Tag("NumberOfFrames")
 SHARED, PER_FRAME = Tag("SharedFunctionalGroupsSequence"), Tag("PerFrameFunctionalGroupsSequence")
 PLANE, ORIENTATION, MEASURES = Tag("PlanePositionSequence"), Tag("PlaneOrientationSequence"), Tag("PixelMeasuresSequence")
@@ -38,7 +38,7 @@ GRADIENT, DIRECTION = Tag("DiffusionGradientDirectionSequence"), Tag("DiffusionG
 TRIGGER_DELAY, CARDIAC, XRAY = Tag("NominalCardiacTriggerDelayTime"), Tag("CardiacSynchronizationSequence"), Tag("CTXRayDetailsSequence")
 LABELLING, CONTEXT = Tag("MRArterialSpinLabelingSequence"), Tag("ASLContext")
 TEMPORAL, OFFSET, TIME_INDEX = Tag("TemporalPositionSequence"), Tag("TemporalPositionTimeOffset"), Tag("TemporalPositionIndex")
-DIMENSIONS, INDEX = Tag("DimensionIndexSequence"), Tag("DimensionIndexValues")
+DIMENSIONS, POINTER, INDEX = Tag("DimensionIndexSequence"), Tag("DimensionIndexPointer"), Tag("DimensionIndexValues")
 PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005"), 0x0F
 #: Dimensions that position and marks know already.
 KNOWN = frozenset({STACK, POSITION, Tag("InStackPositionNumber"), TIME_INDEX, OFFSET, EFFECTIVE_ECHO, INVERSION_TIMES, B_VALUE, DIRECTION,
@@ -66,6 +66,14 @@ def frames(dataset, file: int) -> list[Frame]:
         return _tomogram(dataset, file, count) if count > 1 else [_single(dataset, file)]
     with _uncollected():
         return _grouped(dataset, file, count)
+
+
+def _pointer(dimension) -> int:
+    """The tag that a dimension counts, 0 where it cannot be read."""
+    try:
+        return Tag(dimension[POINTER].value)
+    except Exception:  # pydicom raises what broken bytes make it raise
+        return 0
 
 
 @contextlib.contextmanager
@@ -97,7 +105,7 @@ def _grouped(dataset, file: int, count: int) -> list[Frame]:
         slope, intercept, rescaled, _ = _scaling(dataset, one)
         found.append(Frame(file, index, size, orientation, position, spacing, slope, intercept, rescaled, order=(instance, float(index)),
                            marks=_marks(one)))
-    return _told_apart(found, groups, [Tag(pointer) for one in items(dataset, DIMENSIONS) if (pointer := one.get("DimensionIndexPointer"))])
+    return _told_apart(found, groups, [_pointer(one) for one in items(dataset, DIMENSIONS)])
 
 
 def _scaling(dataset, groups: Groups) -> tuple[float, float, bool, str]:
@@ -162,15 +170,14 @@ def _type_marks(groups: Groups) -> dict[str, object]:
 
 
 def _told_apart(found: list[Frame], groups: Sequence[Groups], pointers: Sequence[int]) -> list[Frame]:
-    """Where frames lie at one place with equal marks, the dimensions that the object declares, and nothing here knows, become the mark `time`."""
+    """Where frames lie at one place with equal marks, the dimensions that the object declares, and nothing here knows, go into the mark `time`."""
     unknown = [place for place, pointer in enumerate(pointers) if pointer not in KNOWN]
     same = Counter((frame.position, frame.orientation, tuple(sorted(frame.marks.items(), key=lambda mark: mark[0]))) for frame in found)
-    if not unknown or max(same.values()) == 1 or any("time" in frame.marks for frame in found):
+    timed = sum("time" in frame.marks for frame in found)
+    indices = [numbers(content, INDEX, "UL") if (content := one(CONTENT)) is not None else [] for one in groups] if unknown else []
+    if not unknown or max(same.values()) == 1 or timed not in (0, len(found)) or any(len(index) != len(pointers) for index in indices):
         return found
-    indices = [numbers(content, INDEX, "UL") if (content := one(CONTENT)) is not None else [] for one in groups]
-    if any(len(index) != len(pointers) for index in indices):
-        return found
-    times = [tuple(index[place] for place in unknown) for index in indices]
+    times = [(*([frame.marks["time"]] if timed else []), *(index[place] for place in unknown)) for frame, index in zip(found, indices, strict=True)]
     return [replace(frame, marks={**frame.marks, "time": time}) for frame, time in zip(found, times, strict=True)]
 
 
@@ -193,7 +200,7 @@ def _tomogram(dataset, file: int, count: int) -> list[Frame]:
     """Slices of a reconstructed NM tomogram: the first one's position, then SpacingBetweenSlices along the normal, negative against it (C.8.4.15)."""
     words = [word.upper() for word in texts(dataset, IMAGE_TYPE)]
     kind = next((word for word in words if word in ("RECON TOMO", "RECON GATED TOMO")), None)
-    if str(dataset.get("Modality", "")) != "NM" or kind is None:
+    if text(dataset, MODALITY) != "NM" or kind is None:
         raise Refused("multi-frame", f"it has {count} frames and nothing that says where each lies (projections, a film or captures)", SINGLE)
     detector = item(dataset, Tag("DetectorInformationSequence"))
     orientation, first = (tuple(numbers(detector, tag)) if detector is not None else () for tag in (COSINES, POSITION))

@@ -17,8 +17,8 @@ class Frame:
 
     `marks` holds only what the header tells (keys of `MARKS`):
     stack (StackID), component (magnitude | phase | real | imaginary), kind (what else ImageType says: 'water', 'adc', ...), echo (ms),
-    inversion (ms), b_value (s/mm^2), direction (unit vector in patient coordinates, rounded to 3 digits; absent for b 0 and for traces),
-    energy (kV), trigger (ms after the R wave), time (temporal position, or seconds).
+    inversion (ms), b_value (s/mm^2), direction (unit vector, rounded to 3 digits, or another tuple that tells directions apart; absent for b 0
+    and for traces), energy (kV), trigger (ms after the R wave), time (temporal position, seconds, or a tuple of dimension indices).
     """
 
     file: int  # which file of the series

@@ -142,24 +142,3 @@ def _listed(places_mm: Sequence[float]) -> str:
 
 def _shares(kinds: Counter) -> str:
     return " + ".join(str(count) for count in sorted(kinds.values(), reverse=True)[:5])
-
-
-def place_on_grid(label: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray, tol_mm: float = 1e-3) -> np.ndarray | None:
-    """`label` moved onto another grid without resampling, or None where the two grids do not coincide.
-
-    Grids coincide when each voxel centre of `label` (voxel-to-world `affine`) lies within `tol_mm` of one of the target's
-    (`target`, `shape`), axes permuted or flipped as need be. Empty margins may differ; a label that reaches outside does not fit.
-    """
-    steps = np.round(exact := np.linalg.inv(target) @ affine)
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in label.shape], [1.0])).reshape(4, -1) if label.ndim == 3 else None
-    if corners is None or not np.array_equal(np.abs(steps[:3, :3]) @ np.ones(3), np.ones(3)) or not np.allclose(exact[3], (0, 0, 0, 1)):
-        return None
-    if np.linalg.norm(((target @ steps - affine) @ corners)[:3], axis=0).max() > tol_mm:
-        return None
-    where = np.argwhere(label)
-    there = (where @ steps[:3, :3].T + steps[:3, 3]).astype(int)
-    if len(there) and ((there < 0).any() or (there >= shape).any()):
-        return None
-    placed = np.zeros(shape, label.dtype)
-    placed[tuple(there.T)] = label[tuple(where.T)]
-    return placed

@@ -15,8 +15,7 @@ from functools import cache
 from pipelines.errors import Refused
 from pipelines.ingest.source import SourceFile
 
-IDENTITY = ("PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientBirthDate", "PatientMotherBirthName",
-            "AccessionNumber", "StudyID", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
+IDENTITY = ("PatientID", "PatientName")
 GROUPING = ("IssuerOfPatientID", "StudyInstanceUID", "StudyDate", "StudyTime", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 SERIES_KEY = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID")
 DECIDING = ("Modality", "SeriesDescription", "ContrastBolusAgent", "RepetitionTime", "EchoTime", "InversionTime", "ImageType", "BurnedInAnnotation",
@@ -24,7 +23,7 @@ DECIDING = ("Modality", "SeriesDescription", "ContrastBolusAgent", "RepetitionTi
 FACTS = ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "SliceThickness", "SpacingBetweenSlices", "SeriesNumber")
 GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "RescaleType",
             "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation",
-            "InstanceNumber")
+            "InstanceNumber", "ImagesInAcquisition")
 UPTAKE = ("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "RadiopharmaceuticalInformationSequence", "SeriesDate",
           "SeriesTime", "AcquisitionDate", "AcquisitionTime")
 REFERENCES = ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence")

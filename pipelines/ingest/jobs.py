@@ -13,9 +13,9 @@ from pathlib import Path
 from pipelines.errors import Refused
 from pipelines.ingest.fingerprint.describe import describe, describe_label
 from pipelines.ingest.headers import Header
-from pipelines.ingest.labels import LabelSource, Segments, merge, read_segments
+from pipelines.ingest.labels import LabelSource, Segments, merge, place
 from pipelines.ingest.split import Part
-from pipelines.ingest.volumes import Volume, load_grid, read_nifti, read_part, write_image, write_label
+from pipelines.ingest.volumes import Volume, read_nifti, read_part, write_image, write_label
 from pipelines.outputs import sha256, write_json, write_text
 
 WORK = ".work"  # outcomes of finished jobs inside the unfinished output folder
@@ -168,40 +168,28 @@ def _label(job: LabelJob, folder: Path) -> Outcome:
     outcome, used, merged, home = Outcome(), [], None, None
     for source in job.sources:
         try:
-            segments = attempt(lambda source=source: read_segments(source))
-            placed, image = _place(segments, source, (home,) if home else job.images, folder)
-            merged, home = merge(merged, placed), image
+            merged, home = attempt(lambda source=source, so_far=merged, at=home: _joined(so_far, source, (at,) if at else job.images, folder))
             used.append(source)
         except Refused as refused:
             outcome.quarantine.append(refused.row(job.case.subject, job.case.session, source.item))
     if merged is not None:
         outcome.row, outcome.item = _write_label(job, used, merged, home, folder), used[0].item
-        outcome.described = describe_label(merged.array, merged.affine, merged.names)
+        outcome.described = describe_label(merged.array, merged.affine, merged.spelled())
     return outcome
 
 
+def _joined(so_far: Segments | None, source: LabelSource, images: Sequence[Home], folder: Path) -> tuple[Segments, Home]:
+    """The label so far with one more source in it, and the image on whose grid both lie."""
+    placed, home = place(source, images, folder)
+    return merge(so_far, placed), home
+
+
 def _write_label(job: LabelJob, used: Sequence[LabelSource], merged: Segments, home: Home, folder: Path) -> dict[str, object]:
-    path = folder / job.path
+    path, note = folder / job.path, "; ".join(filter(None, [f"on the grid of {home.modality}", merged.note]))
     path.parent.mkdir(parents=True, exist_ok=True)
     volume = Volume(merged.array, merged.affine, home.slice_axis)
     write_label(path, volume)
-    lookup = "".join(f"{index}\t{name}\n" for index, name in sorted(merged.names.items()))
-    write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".tsv"), f"index\tname\n{lookup}")
+    write_text(path.with_name(path.name.removesuffix(".nii.gz") + ".tsv"), merged.lookup())
     return {**asdict(job.case), "kind": "label", "modality": "dseg", "path": job.path.as_posix(), "sha256": sha256(path), **volume.manifest(),
             "frame_of_reference": home.frame, "rule": " ".join(dict.fromkeys(source.rule for source in used)),
-            "source_kind": "nifti" if used[0].kind == "nifti" else "dicom", "note": f"on the grid of {home.modality}"}
-
-
-def _place(segments: Segments, source: LabelSource, images: Sequence[Home], folder: Path) -> tuple[Segments, Home]:
-    """The label on the grid of the image it refers to, or else of the first image whose grid it shares."""
-    if not images:
-        raise Refused("label-without-image", "no image of its session could be used", "see the reasons given for those images")
-    in_frame = [image for image in images if image.frame == source.frame]
-    for image in sorted(in_frame, key=lambda image: image.item != source.refers_to):
-        shape, affine = load_grid(folder / image.path)
-        if (placed := segments.on_grid(shape, affine)) is not None:
-            return placed, image
-    size = "x".join(str(extent) for extent in segments.array.shape)
-    raise Refused("label-grid", f"the label ({size} voxels) lies on the grid of none of the {len(images)} image(s) of its session, "
-                  f"of which {len(in_frame)} share its frame of reference", "draw or resample the label on the grid of one of the images "
-                  "(labels are never resampled here, because that moves borders unseen)")
+            "source_kind": "nifti" if used[0].kind == "nifti" else "dicom", "note": note}

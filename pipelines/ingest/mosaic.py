@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from pydicom.tag import Tag
 
 from pipelines.errors import Refused
-from pipelines.ingest.elements import items, number, numbers, private_blocks
+from pipelines.ingest.elements import as_number, items, number, numbers, private_blocks
 from pipelines.ingest.frames import Frame
 from pipelines.ingest.marks import SIEMENS, UNITED, marks_of, unit
 from pipelines.ingest.scaling import scaling_of
@@ -25,6 +26,7 @@ SPACING, ORIENTATION, POSITION, STEP = Tag("PixelSpacing"), Tag("ImageOrientatio
 CSA = (0x0029, "SIEMENS CSA HEADER")
 CSA_IMAGE, CSA_SERIES = 0x10, 0x20
 SIEMENS_COUNT, GRID_COUNT, GRID_SLICES = 0x0A, 0x50, 0x51
+MOST_TILES = 4096
 PARALLEL_TOL = 1e-3  # of the cosine between two normals
 STEP_TOL = 1e-2  # of the step: the protocol has it before rounding
 AXES = ("dSag", "dCor", "dTra")
@@ -46,7 +48,7 @@ def frames(dataset, file: int) -> list[Frame]:
     image, series = (_csa(dataset, blocks, element) for element in (CSA_IMAGE, CSA_SERIES))
     block = blocks.get(SIEMENS)
     count = (number(dataset, block + SIEMENS_COUNT, "US") if block else None) or _value(image, "NumberOfImagesInMosaic")
-    normal = [float(part) for part in _values(image, "SliceNormalVector")]
+    normal = [as_number(part) for part in _values(image, "SliceNormalVector")]
     if not count or unit(normal) is None:
         raise _refused("its mosaic has no CSA header with the number of tiles and the direction in which they follow each other")
     count = _whole(count)
@@ -101,9 +103,9 @@ def _plane(dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _whole(count: object) -> int:
-    if not float(count).is_integer() or not 1 <= float(count) <= 4096:
-        raise _refused(f"its mosaic cannot have {float(count):g} tiles")
-    return int(count)
+    if not (value := as_number(count)).is_integer() or not 1 <= value <= MOST_TILES:
+        raise _refused(f"its mosaic cannot have {value:g} tiles")
+    return int(value)
 
 
 def _checked_step(step: float | None, protocol: tuple[int, np.ndarray] | None, depth: float, normal: np.ndarray, count: int) -> float:
@@ -113,6 +115,8 @@ def _checked_step(step: float | None, protocol: tuple[int, np.ndarray] | None, d
             raise _refused("its mosaic has no SpacingBetweenSlices and no protocol")
         return step
     slices, centres = protocol
+    if not np.isfinite(centres).all():
+        raise _refused(f"its protocol lists {slices} slices, some without a usable position")
     depths = np.sort(centres @ normal)
     if slices == 1 and step:  # a slab: its centre
         depths = depths[0] + (np.arange(count) - (count - 1) / 2) * step
@@ -131,13 +135,12 @@ def _checked_step(step: float | None, protocol: tuple[int, np.ndarray] | None, d
 
 def _csa(dataset, blocks: dict, element: int) -> dict:
     """The fields of a CSA header, {} where there is none that can be read."""
-    from nibabel.nicom import csareader
-
-    block = blocks.get(CSA)
-    held = dataset.get(Tag(block + element)) if block and Tag(block + element) in dataset else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package calls its readers experimental whenever it is imported
+        from nibabel.nicom import csareader
     try:
-        return csareader.read(held.value)["tags"] if held is not None and held.value else {}
-    except Exception:  # broken bytes: struct, index, value and its own errors
+        return csareader.read(dataset[Tag(blocks[CSA] + element)].value)["tags"]
+    except Exception:  # absent, or broken bytes: key, struct, index, type and value errors, and its own
         return {}
 
 
@@ -152,12 +155,12 @@ def _value(csa: dict, name: str) -> float | None:
 def _protocol(csa: dict) -> tuple[int, np.ndarray] | None:
     """How many slices the scan's protocol lists, and their centres (n, 3) in mm; None where there is no protocol."""
     text = next((str(found[0]) for name in ("MrPhoenixProtocol", "MrProtocol") if (found := _values(csa, name))), "")
-    if (size := SLICE_COUNT.search(text)) is None or not (count := int(size[1])):
+    if (size := SLICE_COUNT.search(text)) is None or not (count := _whole(size[1])):
         return None
     centres = np.zeros((count, 3))
     for index, axis, value in SLICE.findall(text):  # what is 0 is left out of the protocol
         if int(index) < count:
-            centres[int(index), AXES.index(axis)] = float(value)
+            centres[int(index), AXES.index(axis)] = as_number(value)
     return count, centres
 
 

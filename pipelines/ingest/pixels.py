@@ -11,6 +11,7 @@ from pipelines.errors import Refused
 from pipelines.ingest.frames import Frame
 from pipelines.ingest.geometry import EXPORT_AGAIN
 from pipelines.ingest.headers import Header
+from pipelines.ingest.streams import check_whole
 
 STORED_BITS = (8, 16, 32, 64)
 
@@ -26,7 +27,7 @@ class Pixels:
         """Stored values `(rows, columns)` of a frame. Raises `Refused`, or what a decoder raises of damaged data."""
         header = self._headers[frame.file]
         shape = int(header.number("Rows")), int(header.number("Columns"))
-        image = self._native(header, frame.number, shape) if header.spot else self._decoded(header, frame.number)
+        image = self._native(header, frame.number, shape) if header.spot else self._decoded(header, frame)
         if image.shape != shape:
             raise Refused("damaged-pixels", f"file {frame.file + 1} of {len(self._headers)} (by SOPInstanceUID) decodes to another size than its "
                           "header says", "export that file again")
@@ -43,12 +44,13 @@ class Pixels:
             raise Refused("truncated-file", "a file ends before its pixels do", "copy or export that file again")
         return _masked(values.astype(dtype.newbyteorder("="), copy=False), header).reshape(shape)
 
-    def _decoded(self, header: Header, number: int) -> np.ndarray:
+    def _decoded(self, header: Header, frame: Frame) -> np.ndarray:
         from pydicom.pixels import pixel_array
 
         dataset = self._open(header)
         frames = int(header.number("NumberOfFrames") or 1)
-        values = pixel_array(dataset, index=number if frames > 1 else None)
+        check_whole(dataset, frame.number, frames, f"file {frame.file + 1} of {len(self._headers)} (by SOPInstanceUID)")
+        values = pixel_array(dataset, index=frame.number if frames > 1 else None)
         return values if values.dtype.kind == "f" else _masked(values, header)
 
     def _open(self, header: Header):
@@ -84,8 +86,8 @@ def _masked(values: np.ndarray, header: Header) -> np.ndarray:
     if stored == allocated:
         return values
     masked = (values << (allocated - 1 - high)) >> (allocated - stored)
-    if header.get("OverlayBitPosition") is None and (odd := int((masked != values).sum())):
-        raise Refused("bits-beyond-stored", f"{odd} pixels of a slice use more bits than the {stored} of BitsStored", EXPORT_AGAIN)
+    if header.get("OverlayBitPosition") is None and (odd := int((masked << (high + 1 - stored) != values).sum())):
+        raise Refused("bits-beyond-stored", f"{odd} pixels of a slice use other bits than the {stored} of BitsStored", EXPORT_AGAIN)
     return masked
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hmac
 import os
-import re
 import secrets
 import uuid
 from collections.abc import Iterable
@@ -22,8 +21,6 @@ MIN_KEY_BYTES = 16
 SUBJECT_LENGTH = 8  # 32^8 values: two of 10,000 patients collide with a chance of 5e-5, and a collision is refused, not merged
 FRAME_LENGTH = 16
 MAX_SHIFT_DAYS = 3650
-#: Shorter pieces of a name ("Li", "de") also occur in ordinary words, so they prove nothing.
-MIN_TOKEN = 3
 
 
 class Pseudonyms:
@@ -96,15 +93,3 @@ def _make(path: Path) -> bytes:
         temporary.unlink()
     print(f"made a new pseudonym key, {path}: keep it and back it up, it alone links pseudonyms to patients", flush=True)
     return key
-
-
-def tokens(identities: Iterable[str]) -> frozenset[str]:
-    """The pieces of names, numbers and the like that must not be seen in any output, in lower case."""
-    pieces = (piece for text in identities for piece in [text, *re.split(r"[\W_]+", text)])
-    return frozenset(piece.casefold() for piece in pieces if len(piece) >= MIN_TOKEN)
-
-
-def mentions(text: str, identity: frozenset[str]) -> bool:
-    """Whether `text` contains a piece of somebody's identity."""
-    folded = text.casefold()
-    return any(piece in folded for piece in identity)

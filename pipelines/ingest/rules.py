@@ -8,17 +8,17 @@ from __future__ import annotations
 import re
 
 from pipelines.errors import Refused
-from pipelines.ingest.pseudonyms import mentions
-from pipelines.ingest.series import Series
+from pipelines.ingest.series import LABEL_MAP_SEGMENTATION, Series
 from pipelines.ingest.split import Part
-from pipelines.ingest.vocabulary import SERIES_WORDS
+from pipelines.ingest.vocabulary import MODEL_WORDS, SERIES_WORDS
 from pipelines.params import Rule
 
 VENDORS = ("Siemens", "GE", "Philips", "Canon", "Toshiba", "Hitachi", "United Imaging", "Fujifilm", "Bruker", "Hologic", "Esaote", "Varian", "CTI")
 #: How headers spell a vendor, where that is not the vendor's name itself.
 SPELLINGS = {r"\bge\b|general electric|gems": "GE", r"\buih\b": "United Imaging"}
+#: Classes of the standard that pydicom has no name for yet.
+NEWER_CLASSES = {LABEL_MAP_SEGMENTATION: "Label Map Segmentation Storage"}
 NO_AGENT = frozenset(["no", "none", "n", "0", "without", "nein", "kein"])
-MODEL_LENGTH = 40
 
 
 def classify(series: Series, rules: list[Rule], part: Part | None = None) -> Rule:
@@ -58,7 +58,7 @@ def sop_class(series: Series) -> str:
     from pydicom.uid import UID
 
     uid = UID(series.first.text("SOPClassUID"))
-    return uid.name if uid.name != str(uid) else "private"
+    return NEWER_CLASSES.get(uid) or (uid.name if uid.name != str(uid) else "private")
 
 
 def has_agent(series: Series) -> bool:
@@ -88,7 +88,7 @@ def facts(series: Series, part: Part) -> dict[str, object]:
     """The header facts that go with an image, by allow-list, named as the manifest's columns."""
     header = series.first
     tr_ms, te_ms, ti_ms = _times(series, part)
-    return {"manufacturer": vendor(header.text("Manufacturer")), "scanner": model(header.text("ManufacturerModelName"), series.identity),
+    return {"manufacturer": vendor(header.text("Manufacturer")), "scanner": model(header.text("ManufacturerModelName")),
             "field_strength_t": _tesla(header.number("MagneticFieldStrength")), "tr_ms": tr_ms, "te_ms": te_ms, "ti_ms": ti_ms,
             "slice_thickness_mm": header.number("SliceThickness")}
 
@@ -102,10 +102,9 @@ def vendor(text: str) -> str:
     return next((name for name in VENDORS if re.search(rf"\b{re.escape(name.casefold())}", folded)), "other" if folded else "")
 
 
-def model(text: str, identity: frozenset[str]) -> str:
-    """A scanner's model, unless it holds a piece of somebody's identity."""
-    cleaned = re.sub(r"[^A-Za-z0-9 ._+/-]+", " ", text).strip()[:MODEL_LENGTH]
-    return "" if mentions(cleaned, identity) else cleaned
+def model(text: str) -> str:
+    """A scanner's model: those of its words that models are made of, because people name scanners after people too."""
+    return " ".join(word for word in re.findall(r"[A-Za-z0-9.+-]+", text) if word.casefold() in MODEL_WORDS)
 
 
 def _tesla(value: float | None) -> float | None:

@@ -6,7 +6,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ import numpy as np
 from pipelines.errors import Refused
 from pipelines.ingest.frames import Frame
 from pipelines.ingest.geometry import EXPORT_AGAIN, check_uniform
-from pipelines.ingest.headers import IDENTITY, SERIES_KEY, Header, quiet
-from pipelines.ingest.pseudonyms import tokens
+from pipelines.ingest.headers import SERIES_KEY, Header, quiet
+from pipelines.ingest.labels.references import frame_of_reference
 from pipelines.ingest.split import Part, split
 from pipelines.params import Limits
 
@@ -23,6 +22,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
 LABEL_CLASSES = {SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg", CONTOURS: "rtstruct"}
+LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG baseline and extended: lossy whatever the header says
 AGAIN = "split it into one series per acquisition"
 
 
@@ -62,19 +62,22 @@ class Series:
     @property
     def frame(self) -> str:
         """Frame of reference; a series without one shares coordinates with no other."""
-        return self.first.text("FrameOfReferenceUID") or f"series {self.uid}"
-
-    @cached_property
-    def identity(self) -> frozenset[str]:
-        """Pieces of names and numbers of people, which no output may contain."""
-        return tokens({header.text(name) for header in self.headers for name in IDENTITY})
+        return frame_of_reference(self.first.tags) or f"series {self.uid}"
 
     @property
     def note(self) -> str:
         """What of the files is worth knowing."""
         copies = [f"{self.copies} identical copies left out"] if self.copies else []
-        lossy = ["lossy compression"] if any(header.text("LossyImageCompression") == "01" for header in self.headers) else []
-        return "; ".join([*copies, *lossy])
+        lossy = any(header.text("LossyImageCompression") == "01" or header.syntax in LOSSY for header in self.headers)
+        return "; ".join([*copies, *(["lossy compression"] if lossy else []), *self._gaps()])
+
+    def _gaps(self) -> list[str]:
+        """Signs that images are missing where geometry cannot tell: at the ends of a stack. No refusal, because whole series can have them too."""
+        numbers = {int(number) for header in self.headers if (number := header.number("InstanceNumber")) is not None}
+        missing = max(numbers, default=0) - len(numbers) if len(numbers) == len(self.headers) and min(numbers) > 0 else 0
+        stated, found = int(self.first.number("ImagesInAcquisition") or 0), len(self.headers)
+        return [*([f"instance numbers run to {max(numbers)}, {missing} of them are not there"] if 0 < missing < found else []),
+                *([f"header speaks of {stated} images, {found} are there"] if stated > found else [])]
 
     @property
     def units(self) -> str:
@@ -133,7 +136,7 @@ class Series:
         for number, header in enumerate(self.headers):
             if mosaic.is_mosaic(header.words("ImageType")):
                 frames += mosaic.frames(_reread(header), number)
-            elif header.get("NumberOfFrames") is not None or not (header.get("PixelSpacing") or header.get("ImagePositionPatient")):
+            elif (header.number("NumberOfFrames") or 1) > 1 or (header.get("NumberOfFrames") and not header.get("ImagePositionPatient")):
                 frames += enhanced.frames(_reread(header), number)
             else:
                 frames.append(_classic(header, number))

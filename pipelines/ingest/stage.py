@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from pipelines.cohort import frame, write_manifest, write_quarantine
 from pipelines.errors import DataError
 from pipelines.ingest.bids import plan_bids, source_tables
 from pipelines.ingest.dicom import Plan, plan_dicom
-from pipelines.ingest.fingerprint.stage import write_fingerprint
-from pipelines.ingest.jobs import WORK, Home, ImageJob, LabelJob, Outcome, run
+from pipelines.ingest.fingerprint.stage import FILE, write_fingerprint
+from pipelines.ingest.jobs import WORK, Case, Home, ImageJob, LabelJob, Outcome, run
 from pipelines.ingest.parallel import spread
 from pipelines.ingest.participants import write_participants
 from pipelines.ingest.pseudonyms import Pseudonyms, load_key
@@ -45,11 +45,13 @@ class Summary:
                 f"{self.quarantined} refused (quarantine.tsv says why)")
 
 
-def ingest(source: Path, out: Path, params: Params, *, site: str | None = None, key_file: Path | None = None, jobs: int = 2) -> Summary:
+def ingest(source: Path, out: Path, params: Params, *, site: str | None = None, key_file: Path | None = None, fingerprint_copy: Path | None = None,
+           jobs: int = 2) -> Summary:
     """Read `source` (folder or archive of DICOM, BIDS NIfTI, or both) and write the cohort to `out`.
 
-    `site` stands in for params' site rule, `key_file` for its pseudonym key. Raises `UsageError` for a source that does not exist and `DataError`
-    when nothing in it can be used; a series that cannot be used among others that can goes to `quarantine.tsv`.
+    `site` stands in for params' site rule, `key_file` for its pseudonym key; `fingerprint_copy` gets a copy of the cohort's fingerprint.json.
+    Raises `UsageError` for a source that does not exist and `DataError` when nothing in it can be used; a series that cannot be used
+    among others that can goes to `quarantine.tsv`.
     """
     if site is not None:
         params = params.model_copy(update={"cohort": params.cohort.model_copy(update={"site": SiteRule(constant=site)})})
@@ -58,10 +60,13 @@ def ingest(source: Path, out: Path, params: Params, *, site: str | None = None, 
         if not dicom and not any(file.is_nifti for file in files):
             held = f"holds {len(files)} file(s), none of them DICOM or NIfTI" if files else "is empty"
             raise DataError(f"{source} {held}; give a folder or archive with DICOM, or with NIfTI files named as BIDS names them")
-        key = _key(params, key_file) if dicom else b""
+        key = _key(params, key_file, (source, out)) if dicom else b""
         with staged_folder(out, inputs=_state(source, files, params, key)) as folder:
             plan = _plan(files, params, key, jobs)
-            return _write(folder, source, plan, files=files, params=params, jobs=jobs)
+            summary = _write(folder, source, plan, files=files, params=params, jobs=jobs)
+            if fingerprint_copy is not None:
+                write_text(fingerprint_copy, (folder / FILE).read_text())
+            return summary
 
 
 def _state(source: Path, files: Sequence[SourceFile], params: Params, key: bytes) -> str:
@@ -75,8 +80,8 @@ def _dicom(files: Files) -> list[SourceFile]:
     return [file for file in files if kind_of(file) == "dicom"]
 
 
-def _key(params: Params, key_file: Path | None) -> bytes:
-    return load_key(key_file, Path(params.cohort.pseudonym_key) if params.cohort.pseudonym_key else None)
+def _key(params: Params, key_file: Path | None, data: Sequence[Path]) -> bytes:
+    return load_key(key_file, Path(params.cohort.pseudonym_key) if params.cohort.pseudonym_key else None, data=data)
 
 
 def _plan(files: Files, params: Params, key: bytes, jobs: int) -> Plan:
@@ -86,7 +91,8 @@ def _plan(files: Files, params: Params, key: bytes, jobs: int) -> Plan:
         plan = plan_dicom(dicom, params, Pseudonyms(key), jobs)
     if nifti:
         other = plan_bids(files, params)
-        plan = Plan(plan.images + other.images, plan.labels + other.labels, plan.quarantine + other.quarantine, plan.decisions + other.decisions)
+        plan = Plan(plan.images + other.images, plan.labels + other.labels, plan.quarantine + other.quarantine, plan.decisions + other.decisions,
+                    plan.dates)
     refused = [refusal.row("", "", item) for item, refusal in unusable(files)]
     plan.quarantine += refused
     left = len(files) - len(dicom) - len(nifti) - len(refused) + len(files.refused)
@@ -108,6 +114,7 @@ def _write(folder: Path, source: Path, plan: Plan, *, files: Sequence[SourceFile
     write_quarantine(folder, quarantine)
     _write_decisions(folder, plan, quarantine)
     _write_dataset(folder, rows, files, params)
+    _write_sessions(folder, rows, plan.dates)
     write_fingerprint(folder, {outcome.row["path"]: outcome.described for outcome in outcomes if outcome.row})
     shutil.rmtree(folder / WORK, ignore_errors=True)
     table = frame(rows)
@@ -162,6 +169,18 @@ def _write_dataset(folder: Path, rows: Sequence[dict[str, object]], files: Seque
     # Where two sites use one name, the name in the outputs starts with the site, and the source's own table cannot be looked up by it.
     subjects = pd.DataFrame({"participant_id": "sub-" + table.subject, "site": table.site, "source_id": table.subject})
     write_participants(folder / "participants.tsv", subjects, source_tables(files))
+
+
+def _write_sessions(folder: Path, rows: Sequence[dict[str, object]], dates: Mapping[Case, str]) -> None:
+    """BIDS sessions tables, with the studies' moved dates, for the cases that came through."""
+    written = {(row["subject"], row["session"]) for row in rows}
+    by_subject: dict[str, list[dict[str, str]]] = {}
+    for case, date in dates.items():
+        if (case.subject, case.session) in written:
+            by_subject.setdefault(case.subject, []).append({"session_id": f"ses-{case.session}", "acq_time": f"{date}T00:00:00"})
+    for subject, sessions in by_subject.items():
+        table = pd.DataFrame(sessions).sort_values("session_id")
+        write_text(folder / f"sub-{subject}" / f"sub-{subject}_sessions.tsv", table.to_csv(sep="\t", index=False))
 
 
 def _say(text: str) -> None:

@@ -21,6 +21,7 @@ from pipelines.params import DEFAULT, Evaluate, Params, load_params
 #: The first columns of results.csv, in this order; whatever else the evaluate stage wrote follows.
 COLUMNS = ["cohort", "experiment", "system", "shots", "seed", "site", "case", "label", "dice", "hd95_mm", "nsd_2mm", "ece", "brier", "nll",
            "false_positive_ml", "train_seconds", "predict_seconds"]
+FINGERPRINT = "fingerprint.json"  # what ingest says of the cohort's data, beside the experiments' folders
 TEXT = dict.fromkeys(("cohort", "experiment", "system", "site", "case", "label", "region", "calibration_from"), str)
 
 
@@ -37,6 +38,7 @@ class Cohort:
     reliability: pd.DataFrame
     folder: Path
     waiting: list[str]  # listed in params, not evaluated yet
+    fingerprint: dict | None = None  # None where ingest was an earlier version's
 
     @property
     def any_summary(self) -> dict:
@@ -117,6 +119,7 @@ def _read(folder: Path, file: str, params: Params) -> Cohort | None:
         cases=_columns(_tables(folder, done, "cases.csv")),
         reliability=_tables(folder, done, "reliability.csv"),
         folder=folder, waiting=[name for name in params.experiments if name not in done],
+        fingerprint=json.loads((folder / FINGERPRINT).read_text()) if (folder / FINGERPRINT).is_file() else None,
     )
 
 

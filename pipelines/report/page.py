@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 
 from pipelines.report.collect import Cohort
+from pipelines.report.fingerprint import data_section
 from pipelines.report.statistics import metric_names
 
 TEMPLATE = Path(__file__).with_name("template.html")
@@ -28,7 +29,7 @@ def render(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], bins: pd.Data
     """The page as HTML. `figures` are `stage.Figure`s, their files in `folder`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "interval": interval, "p": p_value, "p_text": p_text,
-                            "seconds": seconds, "signed": signed, "size": size}
+                            "plain": plain, "seconds": seconds, "signed": signed, "size": size}
     sections = [section(cohort, metrics[cohort.name], bins, [figure for figure in figures if figure.cohort == cohort.name]) for cohort in cohorts]
     images = {figure.file: inline(folder / figure.file) for figure in figures}
     return environment.from_string(TEMPLATE.read_text()).render(sections=sections, images=images)
@@ -53,6 +54,7 @@ def section(cohort: Cohort, metrics: Mapping, bins: pd.DataFrame, figures: Seque
         "examples": [example for label in cohort.labels if (example := calibration_example(cohort, bins, label, shots)) is not None],
         "figures": {kind: [figure for figure in figures if figure.kind == kind] for kind in KINDS},
         "worst": worst(cohort, experiment), "empty": without_truth(cohort, experiment), "missed": missed(cohort, experiment),
+        "data": data_section(cohort.fingerprint),
     }
 
 
@@ -105,6 +107,11 @@ def missed(cohort: Cohort, experiment: str) -> int:
 
 def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def plain(value: float) -> str:
+    """Three digits that count, never an exponent."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.6f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:

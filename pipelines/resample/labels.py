@@ -32,6 +32,8 @@ ROUNDS = 100
 NEIGHBOURHOOD = 0.1
 #: A label of which more than this share lies outside the images is not a label of these images.
 MAX_LOST = 0.05
+#: Between the names of segments that share a value of a label, as `pipelines.ingest.labels` writes it.
+SHARED = " & "
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,15 @@ def read_lookup(label: Path) -> dict[int, str] | None:
 def target_codes(array: np.ndarray, lookup: Mapping[int, str] | None, labels: Sequence[Label]) -> Targets:
     """The target code of every value of a label volume, by the segment names of `lookup` (without one, a value is its own name).
 
-    Segments no target uses are left out and named in the note. Raises Refused where the label knows none of the wanted segments,
-    unless it is empty and names nothing else: a case without a finding is legal.
+    A value that several segments share ("Necrosis & Edema") goes to the first of `labels` that has one of them. Segments no target uses are
+    left out and named in the note. Raises Refused where the label knows none of the wanted segments, unless it is empty and names nothing
+    else: a case without a finding is legal.
     """
     if not np.array_equal(array, np.round(array)):
         raise Refused("fractions", "the label holds fractions, not whole segment numbers", "threshold it, or write it as integers")
     values = [int(value) for value in np.unique(array) if value != 0]
     names = {value: str(value) for value in values} if lookup is None else {value: name for value, name in lookup.items() if value != 0}
-    wanted = {segment.strip().casefold(): code for code, label in enumerate(labels, start=1) for segment in label.segments}
-    codes = {value: wanted[name.strip().casefold()] for value, name in names.items() if name.strip().casefold() in wanted}
+    codes = {value: code for value, name in names.items() if (code := _code(name, labels))}
     if not codes and (names or values):
         found = ", ".join(repr(names[key]) for key in sorted(names)) or "no names, only values " + ", ".join(map(str, values))
         asked = ", ".join(repr(segment) for label in labels for segment in label.segments)
@@ -85,6 +87,14 @@ def target_codes(array: np.ndarray, lookup: Mapping[int, str] | None, labels: Se
     if not any(value in codes for value in values):
         notes.append("empty label")
     return Targets(codes, "; ".join(notes))
+
+
+def _code(name: str, labels: Sequence[Label]) -> int:
+    """The first target with a segment of this name or combination of names, 0 for none."""
+    def among(segment: str, names: str) -> bool:
+        return f"{SHARED}{segment}{SHARED}".casefold() in f"{SHARED}{names}{SHARED}".casefold()
+
+    return next((code for code, label in enumerate(labels, 1) if any(among(segment.strip(), name.strip()) for segment in label.segments)), 0)
 
 
 def resample_label(volume: Volume, codes: Mapping[int, int], names: Sequence[str], grid: Grid, *,

@@ -218,6 +218,8 @@ def test_described_volumes_are_not_read_again(tmp_path):
     described = {bids_path(*key[:2], "anat", key[2]).as_posix(): describe(image.astype(np.float64), affine) for key, image in cohort.images.items()}
     described |= {f"derivatives/labels/{bids_path(*key, 'anat', 'dseg').as_posix()}": describe_label(label, affine, {1: "core", 2: "core & rim"})
                   for key, label in cohort.labels.items()}
+    first = next(iter(described))
+    assert fingerprint(tmp_path, described | {first: {}}) == read  # not described: read
     for path in tmp_path.rglob("*.nii.gz"):
         path.unlink()
     assert fingerprint(tmp_path, json.loads(json.dumps(described))) == read

@@ -1,4 +1,4 @@
-"""Stacks that are no volume are refused with a code; labels move between grids only where no resampling is needed."""
+"""Stacks that are no volume are refused with a code; several volumes of one series are told apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 
 from pipelines.errors import Refused
 from pipelines.ingest.frames import Frame
-from pipelines.ingest.geometry import place_on_grid
 from pipelines.ingest.split import split
 
 
@@ -119,42 +118,3 @@ def test_whole_volume_beside_an_incomplete_one_is_kept():
 def test_stacks_that_the_header_names_are_volumes_of_their_own():
     other = [replace(frame, orientation=(0.0, 1.0, 0, 0, 0, 1.0), position=(frame.position[2], 0.0, 0.0), marks={"stack": "2"}) for frame in stack()]
     assert [part.name for part in split([*stack(stack="1"), *other])] == ["stack-1", "stack-2"]
-
-
-@given(seed=st.integers(0, 999))
-@settings(max_examples=25, deadline=None)
-def test_label_keeps_its_world_places_under_permutation_flip_and_margin(seed):
-    rng = np.random.default_rng(seed)
-    affine = np.eye(4)
-    affine[:3, :3] = Rotation.random(random_state=seed).as_matrix() * rng.uniform(0.5, 5, 3)
-    affine[:3, 3] = rng.uniform(-100, 100, 3)
-    label = rng.integers(0, 3, (4, 5, 6)).astype(np.uint8)
-    order, signs, margin = rng.permutation(3), rng.choice([-1, 1], 3), rng.integers(0, 3, 3)
-    index = np.eye(4)  # voxel of the target -> voxel of the label
-    shape = np.array(label.shape)[order] + 2 * margin
-    for axis in range(3):
-        index[:3, axis] = 0
-        index[order[axis], axis] = signs[axis]
-    index[:3, 3] = 0
-    for axis in range(3):
-        index[order[axis], 3] = -margin[axis] if signs[axis] > 0 else label.shape[order[axis]] - 1 + margin[axis]
-    target = affine @ index
-    placed = place_on_grid(label, affine, tuple(shape), target)
-    assert placed is not None
-    back = (index @ np.c_[np.argwhere(placed), np.ones((placed > 0).sum())].T)[:3].round().astype(int)
-    assert (label[tuple(back)] == placed[placed > 0]).all()
-    assert (placed > 0).sum() == (label > 0).sum()
-
-
-@pytest.mark.parametrize("change", ["half a voxel", "other spacing", "turned", "reaches outside"])
-def test_label_of_another_grid_has_no_place(change):
-    target, affine, label = np.diag([1.0, 1, 5, 1]), np.diag([1.0, 1, 5, 1]), np.ones((4, 4, 4))
-    if change == "half a voxel":
-        affine[0, 3] = 0.5
-    elif change == "other spacing":
-        affine[2, 2] = 2.5
-    elif change == "turned":
-        affine[:3, :3] = Rotation.from_euler("z", 5, degrees=True).as_matrix() @ affine[:3, :3]
-    else:
-        affine[0, 3] = 1.0
-    assert place_on_grid(label, affine, (4, 4, 4), target) is None

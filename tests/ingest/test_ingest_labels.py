@@ -10,8 +10,6 @@ from pydicom.sr.codedict import codes
 from scipy.spatial.transform import Rotation
 
 from pipelines.cohort import read_manifest, read_quarantine
-from pipelines.errors import Refused
-from pipelines.ingest.labels import Segments, merge, safe_name
 
 NAMES = ["Necrosis", "Enhancing lesion"]
 
@@ -78,15 +76,16 @@ def test_segmentation_drawn_on_shuffled_files_in_another_order(image, convert, t
     assert set(scan[array == 2]) == set(image.array[masks()[..., 1] > 0])
 
 
-def test_overlapping_segments_are_refused(image, convert, tmp_path):
+def test_overlapping_segments_share_a_value_that_names_both(image, convert, tmp_path):
     image.write(tmp_path / "in" / "image")
     both = masks()
     both[2, 2, 2, :] = 1
     write_segmentation(image.datasets(), both, tmp_path / "in" / "seg" / "0.dcm")
     convert(tmp_path / "in", tmp_path / "out")
-    refused = read_quarantine(tmp_path / "out").iloc[0]
-    assert refused.code == "label-overlap"
-    assert "1 voxels" in refused.reason
+    array, _, lookup, _ = read_label(tmp_path / "out")
+    assert lookup == "index\tname\n1\tNecrosis\n2\tEnhancing lesion\n3\tNecrosis & Enhancing lesion\n"
+    scan = np.asarray(nibabel.load(next((tmp_path / "out").glob("sub-*/ses-01/anat/*_T1w.nii.gz"))).dataobj)
+    assert scan[array == 3].tolist() == [image.array[2, 2, 2]]
 
 
 def test_segmentation_of_an_image_on_another_grid_is_refused(image, make_series, voxels, convert, tmp_path):
@@ -118,22 +117,3 @@ def test_label_without_any_image_of_its_session(image, make_series, voxels, conv
     write_segmentation(image.datasets(), masks(), tmp_path / "in" / "seg" / "0.dcm")
     convert(tmp_path / "in", tmp_path / "out")
     assert read_quarantine(tmp_path / "out").code.tolist() == ["label-without-image"]
-
-
-def test_labels_merge_when_names_and_voxels_are_apart():
-    first, second = np.zeros((2, 2, 2), int), np.zeros((2, 2, 2), int)
-    first[0], second[1] = 1, 2
-    merged = merge(Segments(first, np.eye(4), {1: "a"}), Segments(second, np.eye(4), {1: "b", 2: "c"}))
-    assert merged.names == {1: "a", 2: "b", 3: "c"}
-    assert sorted(np.unique(merged.array)) == [1, 3]
-    with pytest.raises(Refused, match="has the segment a too"):
-        merge(Segments(first, np.eye(4), {1: "a"}), Segments(second, np.eye(4), {2: "a"}))
-    with pytest.raises(Refused, match="4 voxels"):
-        merge(Segments(first, np.eye(4), {1: "a"}), Segments(first, np.eye(4), {1: "b"}))
-
-
-def test_segment_names_that_nobody_asked_for_are_kept_only_when_ordinary():
-    assert safe_name("Enhancing  lesion", 1, frozenset()) == "Enhancing lesion"
-    assert safe_name("GTV 1", 1, frozenset()) == "GTV 1"
-    assert safe_name("edema drawn by Smith", 2, frozenset()) == "segment 2"
-    assert safe_name("Astrozytom", 3, frozenset(["Astrozytom"])) == "Astrozytom"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -197,6 +200,24 @@ def test_grid_with_a_slice_too_few():
     ds[0x65, 0x1050].value = "7"
     with pytest.raises(Refused, match="7 tiles and positions for 6"):
         frames(ds, 0)
+
+
+@pytest.mark.parametrize("name", ["siemens_dwi_0.dcm.gz", "siemens_dwi_1000.dcm.gz", "csa_slice_norm.dcm"])
+def test_scanner_headers_as_nibabel_places_them(name):
+    """Oblique mosaics of two scanners, which nibabel carries for its own tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls itself experimental
+        from nibabel.nicom.dicomwrappers import wrapper_from_data
+    path = Path(nibabel.__file__).parent / "nicom" / "tests" / "data" / name
+    if not path.is_file():
+        pytest.skip("this nibabel comes without its tests' data")
+    ds = dcmread(io.BytesIO(gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()))
+    expected = wrapper_from_data(ds).affine
+    found = frames(ds, 0)
+    assert len(found) > 2
+    for index, frame in enumerate(found):
+        np.testing.assert_allclose(np.array(frame.position), (expected @ [0, 0, index, 1])[:3], atol=1e-4)
+    np.testing.assert_allclose(np.array(found[0].orientation[3:]) * found[0].spacing[0], expected[:3, 0], atol=1e-6)
 
 
 @pytest.mark.real_data

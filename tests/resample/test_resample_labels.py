@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from synthetic_heads import grid_of, lesion, points
 
 from pipelines.errors import Refused
+from pipelines.ingest.labels import SEPARATOR
 from pipelines.params import Label
 from pipelines.resample.grid import working_grid
-from pipelines.resample.labels import assign, read_lookup, resample_label, target_codes
+from pipelines.resample.labels import SHARED, assign, read_lookup, resample_label, target_codes
 from pipelines.resample.volumes import Volume
 
 LABELS = [Label(name="core", segments=["Necrosis", "Enhancing lesion"], text="core"), Label(name="oedema", segments=["Edema"], text="oedema")]
@@ -72,6 +73,18 @@ def test_shares_without_a_label_give_none():
 def test_segments_become_target_codes_by_name():
     targets = target_codes(np.array([0, 1, 4, 9]), {1: "Necrosis", 2: "enhancing LESION ", 4: "Edema", 9: "Vessel"}, LABELS)
     assert targets.codes == {1: 1, 2: 1, 4: 2} and "no target uses: Vessel" in targets.note
+
+
+@pytest.mark.parametrize(("name", "code"), [
+    ("Necrosis & Edema", 1), ("Edema & Necrosis", 1), ("Vessel & edema", 2), ("Vessel & Enhancing lesion & Edema", 1),
+    ("Vessel & Edema of skin", None), ("Necrosis and Edema", None)])
+def test_a_value_of_several_segments_goes_to_the_first_target_in_order(name, code):
+    assert target_codes(np.array([0, 1, 2]), {1: name, 2: "Edema"}, LABELS).codes.get(1) == code
+    assert target_codes(np.array([0, 1, 2]), {1: name, 2: "Edema"}, LABELS[::-1]).codes.get(1) == (code and (1 if "dema" in name else 2))
+
+
+def test_the_separator_is_the_one_that_ingest_writes():
+    assert SHARED == SEPARATOR
 
 
 def test_values_without_a_name_are_noted():

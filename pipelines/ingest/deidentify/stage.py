@@ -145,7 +145,10 @@ def _read(file: SourceFile):
         if kind_of(file) != "dicom":
             raise Refused("not-dicom", f"it is not DICOM (it has {file.path.stat().st_size} bytes)", "nothing to do, or export it again")
         with quiet():
-            return _with_meta(pydicom.dcmread(file.path, force=True))
+            dataset = _with_meta(pydicom.dcmread(file.path, force=True))
+        if not dataset.get("SOPInstanceUID"):
+            raise unreadable
+        return dataset
     except Refused:
         raise
     except Exception:  # pydicom raises what a broken file makes it raise

@@ -27,18 +27,6 @@ TERMS = frozenset([*COMPONENTS, *KINDS, "WHOLE BODY", "SCREEN SAVE", "FIELD MAP"
     REGULAR IRREGULAR PRESENT ABSENT MANUFACTURER SUBJECT ACQUIRED COMPLETED PAIRED UNPAIRED LEFT RIGHT MODIFIED REMOVED UNMODIFIED HELICAL
     SEQUENCED SPIRAL STATIONARY CONSTANT_ANGLE FREE BODY_COIL SURFACE VOLUME_COIL MULTICOIL 1H 31P 23NA 13C 19F
 """)
-#: Words of scanner models, of which many are also names: they stay only in ManufacturerModelName.
-MODEL_WORDS = _words("""
-    achieva advance aera allegra altea amira ambition anyscan aquilion area avanto avantofit biograph biographvision biograph6 biograph16
-    biograph40 biograph64 biograph128 brightspeed brilliance centauri cima composer concerto connectome definition discovery dual echelon edge
-    elan elition emotion espree essenza evolution excel excite explorer expert exact ecat eclipse galan gemini genesis gyroscan hd hde hdx hdxt
-    harmony hispeed horizon hrrt hr hr+ impact ingenia ingenuity intera iq iris lightspeed lumina lx magna magnetom mct medical mmr mr mr355
-    mr360 mr450 mr450w mr750 mr750w mrt msk nx oasis omni one optima orian orion panorama pet petct petmr pioneer plus premier prime prisma
-    prismafit pro prodiva q quadra r recon revolution scenaria scope sensation signa sigma sola skyra skyrafit skyfit sonata somatom spectra
-    spirit st ste stx symphony symphonytim systems terra tf tim time titan trio triotim truepoint truflight umi umr uex uct upmr vantage verio
-    vereos vida vision vista voyager x xr xt xvr zenit zenition ge siemens philips toshiba canon ct 16 32 40 64 128 256 320 510 550 560 570 580
-    590 600 610 620 660 690 710 750 770 780 790 870 880 890 970 1.5t 3t 3.0t 7t 1.5 3.0 7.0 t 01 02
-""")
 #: Names of tracers.
 TRACERS = _words("""
     fdg fet fluorodeoxyglucose fluoroethyl tyrosine l d f 18 18f f18 f-18 11 11c c11 methionine met fmiso flt dopa fdopa fluorodopa psma

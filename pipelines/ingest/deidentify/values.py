@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pipelines.ingest.deidentify.terms import DIMENSIONS, MODEL_WORDS, TERMS, TRACERS
+from pipelines.ingest.deidentify.terms import DIMENSIONS, TERMS, TRACERS
 from pipelines.ingest.marks import CANON_COMMENT, PHILIPS_COMPONENT, SIEMENS_SEQUENCE
-from pipelines.ingest.rules import NO_AGENT, vendor
+from pipelines.ingest.rules import NO_AGENT, model, vendor
 from pipelines.ingest.scaling import UNITS
 from pipelines.ingest.vocabulary import SEGMENT_WORDS, SERIES_WORDS
 
@@ -20,10 +20,10 @@ MAX_CODE = 16  # characters of a coded string or a number as text
 OTHER = "OTHER"
 #: Free text of which words may stay: keyword -> those words.
 WORDS = {"SeriesDescription": SERIES_WORDS, "ProtocolName": SERIES_WORDS, "StudyDescription": SERIES_WORDS, "SegmentLabel": SEGMENT_WORDS,
-         "ROIName": SEGMENT_WORDS, "ManufacturerModelName": MODEL_WORDS, "Radiopharmaceutical": TRACERS, "DimensionDescriptionLabel": DIMENSIONS}
+         "ROIName": SEGMENT_WORDS, "Radiopharmaceutical": TRACERS, "DimensionDescriptionLabel": DIMENSIONS}
 #: Texts that stay where the whole of them has a known form.
 FORMS = {"SequenceName": SIEMENS_SEQUENCE, "ImageComments": CANON_COMMENT, "StackID": re.compile(r"\d{1,4}")}
-CLEANED = frozenset([*WORDS, *FORMS, "ContrastBolusAgent", "RescaleType", "Manufacturer", "MagneticFieldStrength"])
+CLEANED = frozenset([*WORDS, *FORMS, "ContrastBolusAgent", "RescaleType", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength"])
 NEEDED = {"SegmentLabel": "segment", "ROIName": "roi"}  # where no word may stay, conformance still asks for one
 
 
@@ -32,7 +32,7 @@ def described(keyword: str, value, words: frozenset[str]):
     text = " ".join(str(item) for item in as_list(value))
     if keyword in WORDS:
         allowed = WORDS[keyword] | words
-        pieces = re.findall(r"[A-Za-z0-9.+-]+" if keyword == "ManufacturerModelName" else r"[^\W_]+", text)
+        pieces = re.findall(r"[^\W_]+", text)
         return " ".join(piece for piece in pieces if piece.casefold() in allowed)[:64] or NEEDED.get(keyword, "")
     if keyword in FORMS:
         return text.strip() if FORMS[keyword].fullmatch(text.strip()) else None
@@ -40,8 +40,8 @@ def described(keyword: str, value, words: frozenset[str]):
         return "" if not text.strip() else text.strip().upper() if text.strip().casefold() in NO_AGENT else "agent"
     if keyword == "RescaleType":
         return text.strip() if text.strip() in UNITS or text.strip() in TERMS else ""
-    if keyword == "Manufacturer":
-        return vendor(text)
+    if keyword in ("Manufacturer", "ManufacturerModelName"):
+        return vendor(text) if keyword == "Manufacturer" else model(text)
     return numbers(value)
 
 

@@ -1,0 +1,5 @@
+"""Studies from a PACS, by DICOMweb or DIMSE, into a private inbox that the ingest stage reads.
+
+`config` one archive as a checked YAML file; `archive` what both protocols offer; `dicomweb`, `dimse` the protocols; `journal` what is held already;
+`inbox` files under keyed names, a study visible only when whole; `retrieve` the loop that can be killed and run again.
+"""
