@@ -53,16 +53,16 @@ def _segmentation(rng: np.random.Generator) -> Files:
     return [encoded(made)]
 
 
-def damaged(number: int, seed: int, mosaics: Path | None) -> tuple[str, Files]:
-    """Series `number`, damaged once to three times."""
+def damaged(number: int, seed: int, mosaics: Path | None) -> tuple[str, Files, Files]:
+    """What was done to series `number`, its files after that, and before."""
     rng, found = np.random.default_rng([seed, number]), bases(mosaics)
-    kind, files = found[int(rng.integers(len(found)))]
-    files, names = list(files), []
+    kind, before = found[int(rng.integers(len(found)))]
+    files, names = list(before), []
     for _ in range(int(rng.integers(1, 4))):
         name = str(rng.choice(list(DAMAGES)))
         names.append(name)
         files = DAMAGES[name](files, rng)
-    return f"{kind}: {', '.join(names)}", files
+    return f"{kind}: {', '.join(names)}", files, before
 
 
 def _one(files: Files, rng: np.random.Generator, change: Callable[[bytearray, np.random.Generator], object]) -> Files:

@@ -78,13 +78,14 @@ class Report:
 
 def outcome(number: int, seed: int, mosaics: Path | None, folder: Path) -> tuple[str, str, str]:
     """(damage, outcome, detail) of one damaged series."""
-    damage, files = damaged(number, seed, mosaics)
-    source = folder / "in"
-    source.mkdir(parents=True)
-    for index, content in enumerate(files):
-        (source / f"{index:04d}.dcm").write_bytes(content)
+    damage, files, before = damaged(number, seed, mosaics)
+    source, undamaged = folder / "in", folder / "undamaged"
+    for place, contents in ((source, files), (undamaged, before)):
+        place.mkdir(parents=True)
+        for index, content in enumerate(contents):
+            (place / f"{index:04d}.dcm").write_bytes(content)
     try:
-        found = _converted(source)
+        found = _converted(source, undamaged)
         if number % WHOLE_STAGE_EVERY == 0 and found[0] not in FAULTS and (leaked := _stage(source, folder)):
             found = leaked
     except Exception as error:
@@ -94,8 +95,8 @@ def outcome(number: int, seed: int, mosaics: Path | None, folder: Path) -> tuple
     return damage, *found
 
 
-def _converted(source: Path) -> tuple[str, str]:
-    """What `convert` makes of a folder: its refusals' codes, 'volume', or a fault."""
+def _converted(source: Path, undamaged: Path) -> tuple[str, str]:
+    """What `convert` makes of a folder: its refusals' codes, 'volume', or a fault. A volume may show the damaged files, or what they were."""
     from benchmarks.independent import explained, slices
     from pipelines.errors import Refused
     from pipelines.ingest.convert import convert
@@ -109,8 +110,9 @@ def _converted(source: Path) -> tuple[str, str]:
     if volumes := [result for result in results if not isinstance(result, Refused)]:
         with quiet():
             truth = slices(sorted(source.iterdir()))
+            whole = slices(sorted(undamaged.iterdir()))
         for volume in volumes:
-            if not explained(volume.array, volume.affine, volume.slice_axis, truth):
+            if not any(explained(volume.array, volume.affine, volume.slice_axis, found) for found in (truth, whole)):
                 return "wrong-volume", f"{volume.array.shape}"
     codes = sorted({result.code for result in results if isinstance(result, Refused)})
     return ("volume" + (" and refusals" if codes else "") if volumes else f"refused: {codes[0]}" if codes else "nothing"), ""

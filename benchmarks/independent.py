@@ -5,6 +5,7 @@ Each file is read as a whole by pydicom; stored values, rescaling and affine fol
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +73,12 @@ def _of_file(path: Path) -> Iterator[Slice]:
     frames = _stored(ds)
     shared = ds.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in ds else None
     for number, stored in enumerate(frames):
-        groups = [ds.PerFrameFunctionalGroupsSequence[number], shared] if shared is not None else [ds]
-        yield Slice(*_placed(stored, groups))
+        with contextlib.suppress(Exception):  # one frame's groups may be damaged and the others' not
+            yield Slice(*_placed(stored, [ds.PerFrameFunctionalGroupsSequence[number], shared] if shared is not None else [ds]))
 
 
 def _placed(stored: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    slope, intercept = float(_value(groups, "PixelValueTransformationSequence", "RescaleSlope", 1)), 0.0
+    slope = float(_value(groups, "PixelValueTransformationSequence", "RescaleSlope", 1))
     intercept = float(_value(groups, "PixelValueTransformationSequence", "RescaleIntercept", 0))
     orientation = np.array(_value(groups, "PlaneOrientationSequence", "ImageOrientationPatient"), float)
     spacing = np.array(_value(groups, "PixelMeasuresSequence", "PixelSpacing"), float)
@@ -110,6 +111,8 @@ def _stored(ds) -> np.ndarray:
         values = np.frombuffer(ds.PixelData, kind, count).reshape(shape)
     bits, stored = values.dtype.itemsize * 8, int(ds.BitsStored)
     high = int(ds.get("HighBit", stored - 1))
+    if ds.PixelRepresentation not in (0, 1):
+        raise ValueError("neither signed nor unsigned")
     whole = values.astype(np.int64) >> (high + 1 - stored) & ((1 << stored) - 1)
     signed = ds.PixelRepresentation == 1
     return np.where(whole >= 1 << (stored - 1), whole - (1 << stored), whole) if signed and bits >= stored else whole

@@ -81,7 +81,7 @@ class Rule(Section):
     te_ms: Range | None = None
     ti_ms: Range | None = None
     b_value: Range | None = Field(None, description="s/mm^2, of the volume")
-    volume: str | None = Field(None, description="regular expression searched in the name of one volume of a series with several, for example '^echo-2$'")
+    volume: str | None = Field(None, description="regular expression searched in a volume's name where a series has several, for example '^echo-2$'")
 
     @model_validator(mode="after")
     def _one_outcome(self):
