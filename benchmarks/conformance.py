@@ -13,7 +13,6 @@ Our volumes that no reference shows are counted as extra, which is no fault: dcm
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 import cyclopts
 import numpy as np
 
+from benchmarks.references import Reference, load, onto, same_values
 from pipelines.cli import run
 from pipelines.errors import Refused, UsageError
 from pipelines.outputs import write_json
@@ -32,8 +32,6 @@ from pipelines.outputs import write_json
 if TYPE_CHECKING:
     from pipelines.ingest.convert import Converted
 
-PLACE_TOL_MM = 0.01  # of any voxel centre: references hold float32 affines (1e-5 mm at 100 mm) made of header values with few decimals
-FLOAT_TOL = 1e-6  # of the largest value: float32 has a precision of 6e-8, and a scaled value is rounded twice
 OUTCOMES = ("exact", "refused", "wrong", "lost")
 RESAMPLED = re.compile(r"_(Tilt|Eq)(_\d+)?[a-z]?$")  # dcm2niix's names for grids it made itself
 
@@ -55,24 +53,6 @@ class Ours:
     code: str = ""
     reason: str = ""
     used: bool = False
-
-
-@dataclass
-class Reference:
-    """A NIfTI file: `volumes` is (n, i, j, k); `facts` its sidecar."""
-
-    path: Path
-    volumes: np.ndarray
-    affine: np.ndarray
-    facts: dict[str, object]
-
-    @property
-    def stem(self) -> str:
-        return _stem(self.path)
-
-    @property
-    def shape(self) -> str:
-        return "x".join(map(str, (*self.volumes.shape[1:], *self.volumes.shape[:1]))).removesuffix("x1")
 
 
 @dataclass(frozen=True)
@@ -123,27 +103,6 @@ def main(in_dir: Path, ref_dir: Path, *, out: Annotated[Path | None, cyclopts.Pa
         sys.exit(1)
 
 
-def load(path: Path) -> Reference:
-    """A reference with its sidecar. Colours become volumes of one channel each."""
-    import nibabel
-
-    image = nibabel.load(path)
-    array = np.asanyarray(image.dataobj)
-    if array.dtype.fields:
-        array = np.stack([array[name] for name in array.dtype.names], axis=-1)
-    array = array.reshape(array.shape + (1,) * (3 - array.ndim))
-    volumes = np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 0)
-    return Reference(path, volumes, np.asarray(image.affine, float), _sidecar(path))
-
-
-def _sidecar(path: Path) -> dict[str, object]:
-    try:
-        facts = json.loads(path.with_name(_stem(path) + ".json").read_text(errors="replace"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def compare(references: Sequence[Reference], ours: Sequence[Ours]) -> Report:
     """Judge each reference, in the order given. One volume of ours may stand for several references (dcm2niix writes some twice)."""
     for one in ours:
@@ -157,7 +116,7 @@ def compare(references: Sequence[Reference], ours: Sequence[Ours]) -> Report:
 
 def _exact(reference: Reference, ours: Sequence[Ours]) -> Verdict | None:
     """The volumes of ours that are the reference, if any; looked for in its own series first, because a sidecar's number may be another study's."""
-    on_grid = [(one, turned) for one in ours if one.array is not None and (turned := onto(reference, one)) is not None]
+    on_grid = [(one, turned) for one in ours if one.array is not None and (turned := _turned(reference, one)) is not None]
     for pool in ([pair for pair in on_grid if related_by_sidecar(reference, pair[0])], on_grid):
         if found := _sequence(pool, len(reference.volumes)):
             for one in found:
@@ -190,7 +149,7 @@ def _failed(reference: Reference, ours: Sequence[Ours]) -> Verdict:
         why = "; ".join(f"{_called(one)}: {_difference(reference, one)}" for one in suspects[:3])
         return Verdict(reference.stem, reference.shape, "wrong", _listed(suspects), why)
     unused = [one for one in ours if one.array is not None and not one.used]
-    if not related and (similar := [one for one in unused if onto(reference, one) is not None]):
+    if not related and (similar := [one for one in unused if _turned(reference, one) is not None]):
         return Verdict(reference.stem, reference.shape, "wrong", _listed(similar), f"on its grid, {_difference(reference, similar[0])}")
     if not (reference.facts.get("SeriesNumber") or reference.facts.get("SeriesInstanceUID")) and (refusals := [one for one in ours if one.code]):
         codes = ", ".join(sorted({one.code for one in refusals}))
@@ -198,9 +157,13 @@ def _failed(reference: Reference, ours: Sequence[Ours]) -> Verdict:
     return Verdict(reference.stem, reference.shape, "lost", "", "nothing of ours has its grid, and nothing that was refused is its series")
 
 
+def _turned(reference: Reference, one: Ours) -> np.ndarray | None:
+    return onto(reference, one.array.shape, one.affine)
+
+
 def _explained(reference: Reference, one: Ours) -> bool:
     """Whether a volume of ours is right: it is another reference, or one of this one's volumes."""
-    turned = None if one.used else onto(reference, one)
+    turned = None if one.used else _turned(reference, one)
     return one.used or (turned is not None and any(same_values(volume, one.array) for volume in turned))
 
 
@@ -227,42 +190,9 @@ def clock(value: object) -> str:
     return digits[:6] if len(digits) >= 6 else ""
 
 
-def onto(reference: Reference, one: Ours) -> np.ndarray | None:
-    """The reference's volumes with axes permuted and flipped to ours, or None where it is another grid (`PLACE_TOL_MM`)."""
-    index = np.linalg.inv(one.affine) @ reference.affine  # voxel of the reference -> voxel of ours
-    axes = np.abs(index[:3, :3]).argmax(axis=0)  # of ours, for each of the reference's
-    if sorted(axes) != [0, 1, 2] or tuple(np.array(one.array.shape)[axes]) != reference.volumes.shape[1:]:
-        return None
-    exact = np.eye(4)
-    exact[:3, :3] = 0
-    for axis, other in enumerate(axes):
-        exact[other, axis] = np.sign(index[other, axis])
-        exact[other, 3] = one.array.shape[other] - 1 if exact[other, axis] < 0 else 0
-    if corner_distance(reference.affine, one.affine @ exact, reference.volumes.shape[1:]) > PLACE_TOL_MM:
-        return None
-    turned = np.transpose(reference.volumes, [0, *(1 + np.argsort(axes))])
-    return turned[(slice(None), *(slice(None, None, -1) if exact[axis].min() < 0 else slice(None) for axis in range(3)))]
-
-
-def corner_distance(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """The largest distance between equal voxels of two grids, mm: that of a corner, because it is affine in the index."""
-    corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)], float)
-    return float(np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max())
-
-
-def same_values(reference: np.ndarray, ours: np.ndarray) -> bool:
-    """Equal values: exactly for integers, to float32's rounding otherwise."""
-    if reference.shape != ours.shape:
-        return False
-    if reference.dtype.kind in "iub" and np.array_equal(ours, np.rint(ours)):
-        return np.array_equal(reference, ours)
-    largest = max(float(np.nanmax(np.abs(reference), initial=0)), 1e-30)
-    return bool(np.allclose(reference.astype(float), ours.astype(float), rtol=FLOAT_TOL, atol=FLOAT_TOL * largest, equal_nan=True))
-
-
 def _difference(reference: Reference, one: Ours) -> str:
     """How a volume differs from a reference, in words."""
-    if (turned := onto(reference, one)) is not None:
+    if (turned := _turned(reference, one)) is not None:
         largest = min(float(np.nanmax(np.abs(volume.astype(float) - one.array.astype(float)))) for volume in turned)
         return f"same grid, values differ by {largest:.4g} at least"
     spacing = np.linalg.norm(one.affine[:3, :3], axis=0)
@@ -275,10 +205,6 @@ def _called(one: Ours) -> str:
 
 def _listed(found: Sequence[Ours]) -> str:
     return _called(found[0]) + (f" .. {found[-1].name or found[-1].item} ({len(found)})" if len(found) > 1 else "")
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def converted(source: Path) -> Iterator[Ours]:
@@ -306,7 +232,7 @@ def _ours(one: Converted) -> Ours:
 
 
 def _small(array: np.ndarray) -> np.ndarray:
-    """Values in half the memory where that holds them to `FLOAT_TOL`, because a suite is held in memory as a whole."""
+    """Values in half the memory where that holds them as exactly as references do, because a suite is held in memory as a whole."""
     if array.dtype != np.float64:
         return array
     whole = np.isfinite(array).all() and np.abs(array).max(initial=0) < 2**31 and np.array_equal(array, np.rint(array))

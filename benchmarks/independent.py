@@ -102,10 +102,12 @@ def _value(groups: Sequence, sequence: str, name: str, default=None):
 def _stored(ds) -> np.ndarray:
     """Stored values `(frames, rows, columns)`, without what lies in unused bits."""
     shape = int(ds.get("NumberOfFrames") or 1), int(ds.Rows), int(ds.Columns)
-    if ds.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = ds.file_meta.get("TransferSyntaxUID")  # without one, the order of bytes that pydicom found
+    if syntax is not None and syntax.is_compressed:
         values = ds.pixel_array.reshape(shape)
     else:
-        order = ">" if not ds.file_meta.TransferSyntaxUID.is_little_endian else "<"
+        little = ds.original_encoding[1] if syntax is None else syntax.is_little_endian
+        order = "<" if little else ">"
         kind = f"{order}{'i' if ds.PixelRepresentation == 1 else 'u'}{int(ds.BitsAllocated) // 8}"
         count = int(np.prod(shape))
         values = np.frombuffer(ds.PixelData, kind, count).reshape(shape)

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from pipelines.cli import run
-from pipelines.errors import DataError
+from pipelines.errors import DataError, UsageError
 from pipelines.outputs import write_json
 
 KEY = b"a key for measurements only"
@@ -30,6 +30,7 @@ SLICES, MATRIX = 50, 128  # of each generated series
 CONTRASTS = ("t1 se tra", "t1 se tra KM", "t2 tse tra", "flair tra")
 DICOM2NIFTI = "import sys, dicom2nifti; dicom2nifti.convert_directory(sys.argv[1], sys.argv[2], compression=True, reorient=False)"
 
+Sizes = Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)]
 app = cyclopts.App(name="python -m benchmarks.ingest_speed")
 
 
@@ -42,7 +43,7 @@ class Tool:
 
 
 @app.default
-def main(*sources: Path, repeats: int = 5, jobs: int = 2, files: tuple[int, ...] = (1000, 5000, 20000), dicom2nifti: Path | None = None,
+def main(*sources: Path, repeats: int = 5, jobs: int = 2, files: Sizes = (1000, 5000, 20000), dicom2nifti: Path | None = None,
          out: Annotated[Path | None, cyclopts.Parameter(name="--json")] = None) -> None:
     """Time the ingest and others on SOURCES, then the ingest alone on generated studies of growing size, with its peak memory.
 
@@ -57,12 +58,14 @@ def main(*sources: Path, repeats: int = 5, jobs: int = 2, files: tuple[int, ...]
     jobs
         Processes of the ingest.
     files
-        Sizes of the generated studies, in files; none to leave that part out.
+        Sizes of the generated studies, in files; --empty-files leaves that part out.
     dicom2nifti
         A Python that has dicom2nifti installed, in an environment of its own, because it is no dependency of this project.
     out
         Where to write all times as JSON.
     """
+    if missing := [source for source in sources if not source.is_dir()]:
+        raise UsageError(f"{missing[0]} is no folder; give unpacked folders of DICOM")
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="semiflow-speed-") as name:
         folder = Path(name)

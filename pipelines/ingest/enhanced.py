@@ -111,6 +111,9 @@ def _grouped(dataset, file: int, count: int) -> list[Frame]:
 def _scaling(dataset, groups: Groups) -> tuple[float, float, bool, str]:
     mapped = next((holder for holder in (groups.own, groups.shared, dataset) if holder is not None and VALUE_MAPS in holder), None)
     rescale = groups(TRANSFORM)
+    if rescale is None and any(holder is not None and TRANSFORM in holder for holder in (groups.own, groups.shared)):
+        raise Refused("bad-rescale", "the rescaling of its frames (PixelValueTransformationSequence) is empty or cannot be read",
+                      "export the series again")
     return scaling_from(dataset if rescale is None else rescale, mapped, _philips(groups))
 
 

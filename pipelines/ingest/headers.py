@@ -32,7 +32,7 @@ TAGS = (*IDENTITY, *GROUPING, *DECIDING, *FACTS, *GEOMETRY, *UPTAKE, *REFERENCES
 OVERLAY_BIT_POSITION = 0x60000102  # an old overlay inside the words of the pixels
 PREAMBLE = 128
 COPY_AGAIN = "copy or export that file again"
-CHUNK = 200  # files whose headers one process reads before it reports
+CHUNK = 64  # files whose headers one process reads before it reports
 LONG_LENGTH_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # explicit VRs of pixels, followed by a length of four bytes
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PLAIN_VRS = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
@@ -217,6 +217,8 @@ def _spot(handle, dataset, syntax: str) -> Spot | None:
     if kind is None:
         return None
     explicit = element[4:6] in LONG_LENGTH_VRS and syntax != ImplicitVRLittleEndian
+    if syntax and syntax != ImplicitVRLittleEndian and not explicit:  # a damaged type, after which the length may be anywhere
+        return None
     length = int.from_bytes(element[8:12] if explicit else element[4:8], order)
     offset = position + (12 if explicit else 8)
     size = handle.seek(0, 2)

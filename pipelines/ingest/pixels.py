@@ -69,7 +69,8 @@ def _dtype(header: Header) -> np.dtype:
     bits = int(header.number("BitsAllocated") or 0)
     if bits not in STORED_BITS:
         raise Refused("bad-bits", f"BitsAllocated is {bits}; pixels of 8, 16, 32 or 64 bits can be read", EXPORT_AGAIN)
-    signed = header.number("PixelRepresentation") == 1
+    if (signed := header.number("PixelRepresentation")) not in (0, 1):
+        raise Refused("bad-bits", "PixelRepresentation is missing or neither 0 nor 1, so nothing says whether pixels are signed", EXPORT_AGAIN)
     return np.dtype(f"{header.spot.order}{'i' if signed else 'u'}{bits // 8}")
 
 

@@ -55,6 +55,8 @@ def scaling_from(rescale, mapped, private) -> tuple[float, float, bool, str]:
                       "export it with RescaleSlope, or give the NIfTI")
     slope, intercept = (_single(rescale, tag) for tag in (SLOPE, INTERCEPT))
     given = slope is not None
+    if (slope is None) != (intercept is None) and SLOPE in rescale and INTERCEPT in rescale:
+        raise Refused("bad-rescale", f"its {'RescaleSlope' if slope is None else 'RescaleIntercept'} is empty", AGAIN)
     units = _units(rescale) if rescale is not None else ""
     if (scale := _philips_scale(private)) is not None:
         display_slope, display_intercept = _checked(slope if given else 1.0, intercept or 0.0)

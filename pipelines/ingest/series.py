@@ -22,6 +22,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
 LABEL_CLASSES = {SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg", CONTOURS: "rtstruct"}
+PIXEL_FORMAT = ("BitsStored", "PixelRepresentation")  # type 1 (PS3.3 C.7.6.3.1)
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG baseline and extended: lossy whatever the header says
 AGAIN = "split it into one series per acquisition"
 
@@ -125,9 +126,20 @@ class Series:
         check_uniform([header.text("FrameOfReferenceUID") for header in self.headers], "mixed-frame", "frames of reference", AGAIN)
         for name in ("RescaleType", "Units"):
             check_uniform([header.text(name) for header in self.headers], "mixed-rescale", "units of rescaled values", AGAIN)
+        self._check_pixel_format()
         for header in self.headers:
             if isinstance(header.scaling, Refused):
                 raise header.scaling
+
+    def _check_pixel_format(self) -> None:
+        """Refuse native pixels whose bits could be read in two ways (float ones have no such tags; decoders check compressed ones)."""
+        stored = [header for header in self.headers if header.spot is not None and header.spot.kind == "stored"]
+        for name in PIXEL_FORMAT:
+            if missing := sum(header.number(name) is None for header in stored):
+                raise Refused("bad-bits", f"{name} is missing in {missing} of its {len(self.headers)} files, so their pixels cannot be read for "
+                              "certain", EXPORT_AGAIN)
+        check_uniform([header.number("PixelRepresentation") for header in self.headers], "mixed-pixels", "kinds of pixels, some signed and some not",
+                      AGAIN)
 
     def _frames(self) -> list[Frame]:
         from pipelines.ingest import enhanced, mosaic

@@ -209,6 +209,8 @@ DEFECTS: dict[str, tuple[Damage, set[str]]] = {
     "orientation of five numbers": (each(ImageOrientationPatient=[1, 0, 0, 0, 1]), GEOMETRY),
     "more bits stored than there are": (each(BitsStored=20, HighBit=19), {"bad-bits"}),
     "odd number of bits": (each(BitsAllocated=12), {"bad-bits", "truncated-file"}),
+    "neither signed nor unsigned": (each(PixelRepresentation=None), {"bad-bits"}),
+    "slope without an intercept that can be read": (each(RescaleSlope=2, RescaleIntercept=""), {"bad-rescale"}),
     "absurd matrix": (each(Rows=65535, Columns=65535), {"absurd-size", "truncated-file"}),
     "slope 0": (each(RescaleSlope=0, RescaleIntercept=0), {"bad-rescale"}),
     "film": (film, {"no-decoder"}),
