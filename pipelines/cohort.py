@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST = "manifest.tsv"
 QUARANTINE = "quarantine.tsv"
@@ -60,6 +63,8 @@ def manifest_schema():
 
 def frame(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str] = COLUMNS) -> pd.DataFrame:
     """Rows as a table with exactly `columns`, missing text empty, missing numbers NA."""
+    import pandas as pd
+
     table = pd.DataFrame(list(rows), columns=list(columns))
     for name, dtype in columns.items():
         table[name] = table[name].fillna("").astype("str") if dtype == "str" else table[name].astype(dtype)
@@ -68,7 +73,7 @@ def frame(rows: Sequence[Mapping[str, object]], columns: Mapping[str, str] = COL
 
 def write_manifest(folder: Path, rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> None:
     """Validate and write `folder/manifest.tsv`, sorted, so that equal cohorts make equal bytes."""
-    table = rows if isinstance(rows, pd.DataFrame) else frame(rows)
+    table = frame(rows) if isinstance(rows, Sequence) else rows
     table = table.sort_values(["subject", "session", "kind", "modality", "path"]).reset_index(drop=True)
     _write_table(Path(folder) / MANIFEST, manifest_schema().validate(table))
 
@@ -97,6 +102,8 @@ def read_quarantine(folder: Path) -> pd.DataFrame:
 def _read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} does not exist; run the stage that makes it first")
+    import pandas as pd
+
     table = pd.read_csv(path, sep="\t", dtype=dict(columns), keep_default_na=False,
                         na_values={name: [""] for name, dtype in columns.items() if dtype != "str"})
     missing = [name for name in columns if name not in table]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pipelines.outputs import staged_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DENIED = re.compile(r"name|date|birth|dob|\bid\b|_id\b|mrn|ssn|phone|mail|address|zip|postal|city|accession|number|initial(s|es)?$|time|comment|note",
                     re.IGNORECASE)
@@ -21,6 +23,8 @@ OLDEST = 90  # ages above are identifying (HIPAA safe harbor, 45 CFR 164.514(b)(
 
 def write_participants(path: Path, subjects: pd.DataFrame, tables: Sequence[Path]) -> None:
     """Write one row a subject: `subjects` has participant_id, site and source_id (the name that the source's `tables` use)."""
+    import pandas as pd
+
     merged = subjects
     for table in tables:
         try:
@@ -42,6 +46,8 @@ def write_participants(path: Path, subjects: pd.DataFrame, tables: Sequence[Path
 
 
 def _may_stay(name: str, values: pd.Series) -> bool:
+    import pandas as pd
+
     if DENIED.search(name) and not re.search(r"(^|_)age(_|$)", name, re.IGNORECASE):
         return False
     known = values.dropna()

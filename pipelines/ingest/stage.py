@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
-from pipelines.cohort import frame, write_manifest, write_quarantine
+from pipelines.cohort import frame, manifest_schema, write_manifest, write_quarantine
 from pipelines.errors import DataError
 from pipelines.ingest.bids import plan_bids, source_tables
 from pipelines.ingest.dicom import Plan, plan_dicom
@@ -128,6 +126,7 @@ def _run(work: Sequence[ImageJob | LabelJob], folder: Path, jobs: int, what: str
     from rich.progress import track
 
     outcomes = spread(partial(run, folder=folder), work, jobs)
+    manifest_schema().validate(frame([]))  # pandera imports for half a second: now, while the workers are at it
     return list(track(outcomes, what, len(work), console=Console(stderr=True)))
 
 
@@ -165,6 +164,8 @@ def _write_dataset(folder: Path, rows: Sequence[dict[str, object]], files: Seque
     write_json(folder / "dataset_description.json", description)
     if any(row["kind"] == "label" for row in rows):
         write_json(folder / "derivatives" / "labels" / "dataset_description.json", {**description, "DatasetType": "derivative"})
+    import pandas as pd
+
     table = pd.DataFrame(rows)[["subject", "site"]].drop_duplicates("subject")
     # Where two sites use one name, the name in the outputs starts with the site, and the source's own table cannot be looked up by it.
     subjects = pd.DataFrame({"participant_id": "sub-" + table.subject, "site": table.site, "source_id": table.subject})
@@ -173,6 +174,8 @@ def _write_dataset(folder: Path, rows: Sequence[dict[str, object]], files: Seque
 
 def _write_sessions(folder: Path, rows: Sequence[dict[str, object]], dates: Mapping[Case, str]) -> None:
     """BIDS sessions tables, with the studies' moved dates, for the cases that came through."""
+    import pandas as pd
+
     written = {(row["subject"], row["session"]) for row in rows}
     by_subject: dict[str, list[dict[str, str]]] = {}
     for case, date in dates.items():

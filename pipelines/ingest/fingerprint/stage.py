@@ -6,16 +6,17 @@ import csv
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipelines.cohort import QUARANTINE, read_manifest, read_quarantine
 from pipelines.errors import DataError
 from pipelines.ingest.fingerprint.describe import describe, describe_label
-from pipelines.ingest.fingerprint.summary import summarise
-from pipelines.ingest.fingerprint.warn import warnings_of
 from pipelines.outputs import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "fingerprint.json"
 THREADS = 4  # unpacking and hashing leave Python's lock
@@ -28,6 +29,11 @@ def fingerprint(folder: Path, described: Described | None = None) -> dict[str, o
     `described` maps a path of the manifest to what `describe` or `describe_label` said of that volume; those it lacks are read. Raises `DataError`
     where the folder has no manifest or a volume cannot be read.
     """
+    import pandas as pd
+
+    from pipelines.ingest.fingerprint.summary import summarise
+    from pipelines.ingest.fingerprint.warn import warnings_of
+
     folder = Path(folder)
     rows = read_manifest(folder)
     rows = rows[rows.kind.isin(["image", "label"])].reset_index(drop=True)
