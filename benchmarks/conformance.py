@@ -32,6 +32,7 @@ from pipelines.outputs import write_json
 if TYPE_CHECKING:
     from pipelines.ingest.convert import Converted
 
+FILE = "file"  # what a refusal is called that belongs to no series
 OUTCOMES = ("exact", "refused", "wrong", "lost")
 RESAMPLED = re.compile(r"_(Tilt|Eq)(_\d+)?[a-z]?$")  # dcm2niix's names for grids it made itself
 
@@ -154,6 +155,9 @@ def _failed(reference: Reference, ours: Sequence[Ours]) -> Verdict:
     if not (reference.facts.get("SeriesNumber") or reference.facts.get("SeriesInstanceUID")) and (refusals := [one for one in ours if one.code]):
         codes = ", ".join(sorted({one.code for one in refusals}))
         return Verdict(reference.stem, reference.shape, "refused", "", f"no sidecar says which of {len(refusals)} refused ones it is ({codes})")
+    if nameless := [one for one in ours if one.code and one.item == FILE]:
+        return Verdict(reference.stem, reference.shape, "refused", "", f"{len(nameless)} DICOM file(s) that name no series were refused one by one "
+                       f"({', '.join(sorted({one.code for one in nameless}))})")
     return Verdict(reference.stem, reference.shape, "lost", "", "nothing of ours has its grid, and nothing that was refused is its series")
 
 
@@ -210,15 +214,15 @@ def _listed(found: Sequence[Ours]) -> str:
 def converted(source: Path) -> Iterator[Ours]:
     """Every volume and every refusal of a source, with the facts by which references name their series."""
     from pipelines.ingest.convert import convert
-    from pipelines.ingest.source import open_source
+    from pipelines.ingest.source import kind_of, open_source
 
     with open_source(source) as files:
-        for one in convert([file for file in files if not file.is_nifti]):
+        for one in convert([file for file in files if kind_of(file) == "dicom"]):
             yield _ours(one)
 
 
 def _ours(one: Converted) -> Ours:
-    facts: dict[str, object] = {"item": "file"}
+    facts: dict[str, object] = {"item": FILE}
     if one.series is not None:
         first = one.series.first
         number = first.number("SeriesNumber")

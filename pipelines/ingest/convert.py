@@ -30,6 +30,9 @@ def convert(files: Sequence[SourceFile], limits: Limits | None = None) -> Iterat
     headers = scan(files)
     yield from (Converted(None, "", None, header) for header in headers if isinstance(header, Refused))
     for series in group([header for header in headers if isinstance(header, Header)]):
+        if series.label_kind:
+            yield Converted(series, "", None, Refused("label-object", "it is a label, which has no values of its own", "ingest it with its images"))
+            continue
         try:
             parts = attempt(lambda series=series: series.parts(limits or Limits()))
         except Refused as refused:

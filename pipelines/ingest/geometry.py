@@ -23,6 +23,7 @@ SPACING_TOL = 1e-2  # of the mean step; highdicom's own limit
 ROUNDING_MM = 2e-2  # two positions written with two decimals are this far off at most
 AFFINE_TOL_MM = 0.1  # how far a slice may lie from where the affine puts it
 MULTIPLE_TOL = 0.1  # how far a gap may be from a whole number of steps to count as missing slices
+MOST_MISSING = 4  # times as many slices as there are: beyond it gaps are uneven, not holes
 EXPORT_AGAIN = "export the series again"
 NAMED_PLACES = 4  # places that a message lists
 
@@ -116,6 +117,8 @@ def _check_gaps(depth: np.ndarray, gaps: np.ndarray) -> None:
     for unit in dict.fromkeys([step, float(gaps.min())]):
         multiples = np.round(gaps / unit)
         if multiples.min() >= 1 and multiples.max() > 1 and np.abs(gaps / unit - multiples).max() < MULTIPLE_TOL:
+            if multiples.sum() > MOST_MISSING * len(depth):
+                continue  # any gaps are whole numbers of a step that is small enough
             holes = [(depth[index] - depth[0], int(multiples[index])) for index in np.flatnonzero(multiples > 1)]
             missing = [before + unit * number for before, size in holes for number in range(1, size)]
             raise Refused("missing-slices", f"{len(missing)} of {len(depth) + len(missing)} slices missing at {_listed(missing)} from the first "

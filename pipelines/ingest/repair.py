@@ -55,7 +55,7 @@ def repaired(paths: Sequence[Path], refused: Refused) -> tuple[Volume, str]:
         volume = None
     if volume is None:
         raise refused
-    return volume, f"resampled onto an upright, even grid by dcm2niix {_version()} ({refused.reason})"
+    return volume, f"repaired: resampled onto an upright, even grid by dcm2niix {_version()} ({refused.reason})"
 
 
 def _version() -> str:

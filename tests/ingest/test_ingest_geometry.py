@@ -43,6 +43,7 @@ DAMAGED = [
     ("missing-slices", moved(0, 5, 15, 20, 25), "1 of 6 slices missing at 10.0 mm"),
     ("missing-slices", moved(0, 2, 4, 6, 8, 10, 12, 18, 20), "2 of 11 slices missing at 14.0 and 16.0 mm"),
     ("uneven-spacing", moved(0, 5, 10, 16, 20, 25), "from 4 to 6 mm"),
+    ("uneven-spacing", moved(0, 41.0, 67.0, 68.0), "from 1 to 41 mm"),  # whole numbers of 1 mm, but no stack of 69 slices
     ("uneven-spacing", moved(*np.cumsum([0, *[4.97] * 10, *[5.03] * 10])), "from where an even step would put it"),
     ("duplicate-position", COPIED, "1 of its 7 slices lie where another one does, first at place 3 of 6"),
     ("several-volumes", [replace(frame, order=(0, 0)) for frame in volumes({}, {})], "same instance number"),
