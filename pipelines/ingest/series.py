@@ -22,6 +22,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
 LABEL_CLASSES = {SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg", CONTOURS: "rtstruct"}
+PLANE = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}  # and how many numbers each has
 PIXEL_FORMAT = ("BitsStored", "PixelRepresentation")  # type 1 (PS3.3 C.7.6.3.1)
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG baseline and extended: lossy whatever the header says
 AGAIN = "split it into one series per acquisition"
@@ -145,14 +146,22 @@ class Series:
         from pipelines.ingest import enhanced, mosaic
 
         frames: list[Frame] = []
+        self._check_plane([header for header in self.headers if _is_classic(header)])
         for number, header in enumerate(self.headers):
             if mosaic.is_mosaic(header.words("ImageType")):
                 frames += mosaic.frames(_reread(header), number)
-            elif (header.number("NumberOfFrames") or 1) > 1 or (header.get("NumberOfFrames") and not header.get("ImagePositionPatient")):
-                frames += enhanced.frames(_reread(header), number)
-            else:
+            elif _is_classic(header):
                 frames.append(_classic(header, number))
+            else:
+                frames += enhanced.frames(_reread(header), number)
         return frames
+
+    def _check_plane(self, classic: Sequence[Header]) -> None:
+        """Refuse single-frame objects that cannot be placed."""
+        for name, width in PLANE.items():
+            if bad := sum(len(header.numbers(name)) != width for header in classic):
+                raise Refused("no-geometry", f"{bad} of its {len(self.headers)} files have no usable {name}, so their slices cannot be placed",
+                              "export the original series, not screenshots of it")
 
     def _check_size(self, frames: Sequence[Frame], limits: Limits) -> None:
         """Refuse what would not fit, and what a file is too short for, before anything is read."""
@@ -175,16 +184,17 @@ class Series:
             raise Refused("no-pixels", f"{none} of its {len(self.headers)} files have no pixels", EXPORT_AGAIN)
 
 
+def _is_classic(header: Header) -> bool:
+    """Whether a file holds one image that its own top-level tags place (also where it says that it has one frame)."""
+    return (header.number("NumberOfFrames") or 1) == 1 and not (header.get("NumberOfFrames") and not header.get("ImagePositionPatient"))
+
+
 def _classic(header: Header, number: int) -> Frame:
-    """The one frame of a single-frame object. Raises `Refused` where it cannot be placed."""
-    values = {name: tuple(header.numbers(name)) for name in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")}
-    for (name, found), width in zip(values.items(), (6, 3, 2), strict=True):
-        if len(found) != width:
-            raise Refused("no-geometry", f"a file has {'no' if not found else 'an unusable'} {name}, so its slice cannot be placed",
-                          "export the original series, not screenshots of it")
+    """The one frame of a single-frame object."""
     slope, intercept, rescaled, _ = header.scaling
+    plane = (tuple(header.numbers(name)) for name in PLANE)
     order = (header.number("InstanceNumber") or 0.0, 0.0)
-    return Frame(number, 0, (int(header.number("Rows")), int(header.number("Columns"))), *values.values(), slope, intercept, rescaled, None, order,
+    return Frame(number, 0, (int(header.number("Rows")), int(header.number("Columns"))), *plane, slope, intercept, rescaled, None, order,
                  dict(header.marks))
 
 
