@@ -20,7 +20,7 @@ from pipelines.ingest.dicom import Plan, label_path, site_of
 from pipelines.ingest.jobs import SIDECAR, Candidate, Case, ImageJob, LabelJob
 from pipelines.ingest.labels import LabelSource, safe_name
 from pipelines.ingest.pseudonyms import FRAME_LENGTH
-from pipelines.ingest.rules import model, vendor
+from pipelines.ingest.rules import model, vendor, without_device
 from pipelines.ingest.source import SourceFile
 from pipelines.params import ModalitySpec, Params
 
@@ -97,7 +97,8 @@ def plan_bids(files: Sequence[SourceFile], params: Params) -> Plan:
             names = _lookup(named, beside, known)
             labels[case].append(LabelSource(named.item, "nifti", (named.file.path,), LABEL_RULE, frame_of(case), names=names, known=known))
         elif found is not None:
-            images[case, found].append(Candidate(named.item, IMAGE_RULE, _sidecar(named, beside), frame_of(case), path=named.file.path))
+            known = without_device(_sidecar(named, beside), params.ingest.deidentify)
+            images[case, found].append(Candidate(named.item, IMAGE_RULE, known, frame_of(case), path=named.file.path))
     for (case, modality), candidates in images.items():
         spec = params.ingest.modalities[modality]
         path = bids_path(case.subject, case.session, spec.datatype, spec.suffix, spec.entities)

@@ -16,7 +16,7 @@ from pipelines.ingest.headers import Header, scan
 from pipelines.ingest.jobs import Candidate, Case, ImageJob, LabelJob, attempt
 from pipelines.ingest.labels import LabelSource, referenced_series
 from pipelines.ingest.pseudonyms import FRAME_LENGTH, Pseudonyms
-from pipelines.ingest.rules import classify, evidence, facts
+from pipelines.ingest.rules import classify, evidence, facts, without_device
 from pipelines.ingest.series import Series, group, resolution
 from pipelines.ingest.source import SourceFile
 from pipelines.ingest.split import Part
@@ -218,7 +218,8 @@ class _Planner:
             self.plan.decide(case, name, rule.name, "label", evidence(one, part))
             return
         scale = suv_factor(one) if one.first.text("Modality") == "PT" else None
-        candidate = Candidate(name, rule.name, facts(one, part), self._frame(one), headers=tuple(one.headers), part=part, scale=scale,
+        known = without_device(facts(one, part), self.params.ingest.deidentify)
+        candidate = Candidate(name, rule.name, known, self._frame(one), headers=tuple(one.headers), part=part, scale=scale,
                               note="; ".join(filter(None, [one.note, one.units if scale is None else ""])))
         self.images[case, rule.modality].append(((resolution(part), one.uid), candidate))
         self.plan.decide(case, name, rule.name, f"image {rule.modality}", evidence(one, part))

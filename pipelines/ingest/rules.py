@@ -11,7 +11,7 @@ from pipelines.errors import Refused
 from pipelines.ingest.series import LABEL_MAP_SEGMENTATION, Series
 from pipelines.ingest.split import Part
 from pipelines.ingest.vocabulary import MODEL_WORDS, SERIES_WORDS
-from pipelines.params import Rule
+from pipelines.params import Deidentify, Rule
 
 VENDORS = ("Siemens", "GE", "Philips", "Canon", "Toshiba", "Hitachi", "United Imaging", "Fujifilm", "Bruker", "Hologic", "Esaote", "Varian", "CTI")
 #: How headers spell a vendor, where that is not the vendor's name itself.
@@ -91,6 +91,11 @@ def facts(series: Series, part: Part) -> dict[str, object]:
     return {"manufacturer": vendor(header.text("Manufacturer")), "scanner": model(header.text("ManufacturerModelName")),
             "field_strength_t": _tesla(header.number("MagneticFieldStrength")), "tr_ms": tr_ms, "te_ms": te_ms, "ti_ms": ti_ms,
             "slice_thickness_mm": header.number("SliceThickness")}
+
+
+def without_device(facts: dict[str, object], options: Deidentify) -> dict[str, object]:
+    """Header facts as params ingest.deidentify.device has them: with the scanner, or without."""
+    return facts if options.device == "keep" else {**facts, "manufacturer": "", "scanner": "", "field_strength_t": None}
 
 
 def vendor(text: str) -> str:

@@ -12,11 +12,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from pipelines.cohort import read_manifest
 from pipelines.errors import UsageError
 from pipelines.ingest.pseudonyms import Pseudonyms, load_key
 from pipelines.ingest.rules import model, vendor
+from pipelines.ingest.stage import ingest
 
 CANARIES = ["Quetzalcoatl", "Xiuhtecuhtli", "MRN8675309", "19310217", "Tlaloc", "Coyolxauhqui", "Huitzilopochtli", "ACC555777", "Mictlan", "20200101",
             "Tezcatlipoca", "2.25."]
@@ -138,6 +141,21 @@ def test_key_named_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SEMIFLOW_KEY_FILE", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="does not exist"):
         load_key(None)
+
+
+def test_dates_move_and_devices_go_where_params_say_so(make_series, voxels, params, key_file, tmp_path):
+    for date in ("20200101", "20200131"):
+        make_series(voxels, study=date).write(tmp_path / "in" / date)
+    options = params.ingest.deidentify.model_copy(update={"dates": "shift", "device": "remove"})
+    changed = params.model_copy(update={"ingest": params.ingest.model_copy(update={"deidentify": options})})
+    ingest(tmp_path / "in", tmp_path / "out", changed, key_file=key_file, jobs=1)
+    manifest = read_manifest(tmp_path / "out")
+    assert set(manifest.manufacturer) == set(manifest.scanner) == {""}
+    table, = (tmp_path / "out").glob("sub-*/sub-*_sessions.tsv")
+    dates = pd.read_csv(table, sep="\t", parse_dates=["acq_time"])
+    assert dates.session_id.tolist() == ["ses-01", "ses-02"]
+    assert (dates.acq_time[1] - dates.acq_time[0]).days == 30
+    assert dates.acq_time.max() < pd.Timestamp("2020-01-01")
 
 
 def test_makers_are_spelled_one_way_and_models_carry_no_name():
