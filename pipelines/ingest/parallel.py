@@ -6,7 +6,10 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from pipelines.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,5 +25,9 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> 
 
 
 def _drained(pool: ProcessPoolExecutor, results: Iterator[Result]) -> Iterator[Result]:
-    with pool:
-        yield from results
+    try:
+        with pool:
+            yield from results
+    except BrokenProcessPool:
+        raise DataError("a worker process was killed, most often because memory ran out; run again, with --jobs 1 if it happens again (what is "
+                        "finished is kept)") from None
