@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipelines.cohort import bids_path
 from pipelines.errors import DataError, Refused
 from pipelines.ingest.dicom import Plan, label_path, site_of
@@ -93,6 +95,9 @@ def plan_bids(files: Sequence[SourceFile], params: Params) -> Plan:
     for named in sorted(parsed, key=lambda one: ("derivatives" in one.file.parts, one.suffix != "dseg", one.file.parts)):
         case = Case(subjects[named.site, named.subject], named.session, named.site)
         found = _classify(plan, named, case, params)
+        if found is not None and (refused := _absurd(named, params)) is not None:
+            plan.refuse(case, named.item, refused)
+            continue
         if found == LABEL:
             names = _lookup(named, beside, known)
             labels[case].append(LabelSource(named.item, "nifti", (named.file.path,), LABEL_RULE, frame_of(case), names=names, known=known))
@@ -134,6 +139,20 @@ def _classify(plan: Plan, named: BidsFile, case: Case, params: Params) -> str | 
         plan.refuse(case, named.item, Refused("unknown-modality", f"no modality of params has this name ({evidence})",
                                               "add its suffix and entities to params ingest.modalities"))
     return modality
+
+
+def _absurd(named: BidsFile, params: Params) -> Refused | None:
+    """Why a file is not read whose header speaks of more voxels than fit; a small compressed one can. A broken header is for the reader to refuse."""
+    import nibabel
+
+    try:
+        voxels = float(np.prod(nibabel.load(named.file.path).shape, dtype=float))
+    except Exception:  # nibabel, gzip and zlib each have their own
+        return None
+    if voxels <= params.ingest.limits.voxels:
+        return None
+    return Refused("absurd-size", f"its header speaks of {voxels:.2g} voxels, more than params ingest.limits.voxels ({params.ingest.limits.voxels:.2g})",
+                   "raise the limit if that is true, or write the file again")
 
 
 def frame_of(case: Case) -> str:

@@ -124,3 +124,14 @@ def test_own_output_is_a_source_and_both_kinds_can_be_mixed(params, make_series,
     for path in (tmp_path / "first").rglob("*.nii.gz"):
         again = nibabel.load(tmp_path / "second" / path.relative_to(tmp_path / "first"))
         np.testing.assert_array_equal(np.asarray(again.dataobj), np.asarray(nibabel.load(path).dataobj))
+
+
+def test_header_of_absurd_size_is_refused_unread(params, tmp_path):
+    write(tmp_path / "in" / "sub-A" / "sub-A_FLAIR.nii")
+    write(tmp_path / "in" / "sub-B" / "sub-B_FLAIR.nii")
+    content = bytearray((tmp_path / "in" / "sub-A" / "sub-A_FLAIR.nii").read_bytes())
+    content[42:48] = np.array([30000] * 3, "<i2").tobytes()  # dim[1..3]
+    (tmp_path / "in" / "sub-A" / "sub-A_FLAIR.nii").write_bytes(content)
+    ingest(tmp_path / "in", tmp_path / "out", params, jobs=1)
+    assert read_manifest(tmp_path / "out").subject.tolist() == ["B"]
+    assert read_quarantine(tmp_path / "out").code.tolist() == ["absurd-size"]
