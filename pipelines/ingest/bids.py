@@ -149,9 +149,9 @@ def _absurd(named: BidsFile, params: Params) -> Refused | None:
         voxels = float(np.prod(nibabel.load(named.file.path).shape, dtype=float))
     except Exception:  # nibabel, gzip and zlib each have their own
         return None
-    if voxels <= params.ingest.limits.voxels:
+    if voxels <= (most := params.ingest.limits.voxels):
         return None
-    return Refused("absurd-size", f"its header speaks of {voxels:.2g} voxels, more than params ingest.limits.voxels ({params.ingest.limits.voxels:.2g})",
+    return Refused("absurd-size", f"its header speaks of {voxels:.2g} voxels, more than params ingest.limits.voxels ({most:.2g})",
                    "raise the limit if that is true, or write the file again")
 
 
