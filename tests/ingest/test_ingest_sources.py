@@ -354,7 +354,8 @@ def test_what_this_user_may_not_read_is_accounted_for():
 
 
 HOLD = """
-import sys, time; from pathlib import Path; from pipelines.ingest.source import open_source
+import signal, sys, time; from pathlib import Path; from pipelines.ingest.source import open_source
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with open_source(Path(sys.argv[1])) as files:
     print("open", flush=True); time.sleep(60)
 """
