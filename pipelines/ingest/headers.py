@@ -22,8 +22,8 @@ DECIDING = ("Modality", "SeriesDescription", "ContrastBolusAgent", "RepetitionTi
             "LossyImageCompression", "PatientIdentityRemoved", "DeidentificationMethod")
 FACTS = ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength", "SliceThickness", "SpacingBetweenSlices", "SeriesNumber")
 GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID", "RescaleType",
-            "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation",
-            "InstanceNumber", "ImagesInAcquisition")
+            "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
+            "PixelRepresentation", "PhotometricInterpretation", "InstanceNumber", "ImagesInAcquisition")
 UPTAKE = ("Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "RadiopharmaceuticalInformationSequence", "SeriesDate",
           "SeriesTime", "AcquisitionDate", "AcquisitionTime")
 REFERENCES = ("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence")

@@ -127,6 +127,8 @@ class Series:
         check_uniform([header.text("FrameOfReferenceUID") for header in self.headers], "mixed-frame", "frames of reference", AGAIN)
         for name in ("RescaleType", "Units"):
             check_uniform([header.text(name) for header in self.headers], "mixed-rescale", "units of rescaled values", AGAIN)
+        given = [tuple(header.get(name) is not None for name in ("RescaleSlope", "RescaleIntercept")) for header in self.headers]
+        check_uniform(given, "mixed-rescale", "kinds of rescaling, some with a slope or an intercept and some without", EXPORT_AGAIN)
         self._check_pixel_format()
         for header in self.headers:
             if isinstance(header.scaling, Refused):
@@ -136,9 +138,9 @@ class Series:
         """Refuse native pixels whose bits could be read in two ways (float ones have no such tags; decoders check compressed ones)."""
         stored = [header for header in self.headers if header.spot is not None and header.spot.kind == "stored"]
         for name in PIXEL_FORMAT:
-            if missing := sum(header.number(name) is None for header in stored):
-                raise Refused("bad-bits", f"{name} is missing in {missing} of its {len(self.headers)} files, so their pixels cannot be read for "
-                              "certain", EXPORT_AGAIN)
+            if missing := sum(len(header.numbers(name)) != 1 for header in stored):
+                raise Refused("bad-bits", f"{name} is missing or no single number in {missing} of its {len(self.headers)} files, so their pixels "
+                              "cannot be read for certain", EXPORT_AGAIN)
         check_uniform([header.number("PixelRepresentation") for header in self.headers], "mixed-pixels", "kinds of pixels, some signed and some not",
                       AGAIN)
 

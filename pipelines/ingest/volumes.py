@@ -61,7 +61,10 @@ def read_part(headers: Sequence[Header], part: Part) -> Volume:
     else:
         measured = np.empty((len(frames), *frames[0].size), np.float32)
         for out, values, frame in zip(measured, stored, frames, strict=True):
-            np.add(np.multiply(values, frame.slope, dtype=np.float64), frame.intercept, out=out, casting="same_kind")
+            with np.errstate(over="ignore"):
+                np.add(np.multiply(values, frame.slope, dtype=np.float64), frame.intercept, out=out, casting="same_kind")
+            if values.dtype.kind != "f" and not np.isfinite(out).all():
+                raise Refused("bad-rescale", f"rescaled by {frame.slope:.3g} its values are beyond what a volume can hold", EXPORT_AGAIN)
     return canonical(measured, _affine(frames[0], part.stack.step), 0)
 
 

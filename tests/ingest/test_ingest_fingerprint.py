@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -290,17 +289,3 @@ def test_label_volumes_count_shared_voxels_for_each_segment():
     found = describe_label(label, np.diag([10, 10, 10, 1]), {1: "core", 2: "core & rim", 3: "cyst"})
     assert found["volumes_ml"] == {"core": 20, "rim": 4, "cyst": 0, "7": 1}
     assert found["total_ml"] == 21
-
-
-def test_two_hundred_images_take_seconds(tmp_path):
-    cohort = Cohort()
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 1000, (96, 96, 24))
-    for number in range(100):
-        cohort.sites[f"S{number}"] = "here"
-        for modality in ("T1w", "FLAIR"):
-            cohort.add(f"S{number}", "01", modality, np.roll(noise, rng.integers(1, 90), axis=0))
-    cohort.write(tmp_path)
-    begun = time.perf_counter()
-    fingerprint(tmp_path)
-    assert time.perf_counter() - begun < 15
