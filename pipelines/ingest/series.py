@@ -23,7 +23,7 @@ LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 CONTOURS = "1.2.840.10008.5.1.4.1.1.481.3"
 LABEL_CLASSES = {SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg", CONTOURS: "rtstruct"}
 PLANE = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}  # and how many numbers each has
-PIXEL_FORMAT = ("BitsStored", "PixelRepresentation")  # type 1 (PS3.3 C.7.6.3.1)
+PIXEL_FORMAT = ("BitsStored", "PixelRepresentation", "HighBit")  # type 1 (PS3.3 C.7.6.3.1); HighBit follows from BitsStored where absent
 LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # JPEG baseline and extended: lossy whatever the header says
 AGAIN = "split it into one series per acquisition"
 
@@ -138,7 +138,7 @@ class Series:
         """Refuse native pixels whose bits could be read in two ways (float ones have no such tags; decoders check compressed ones)."""
         stored = [header for header in self.headers if header.spot is not None and header.spot.kind == "stored"]
         for name in PIXEL_FORMAT:
-            if missing := sum(len(header.numbers(name)) != 1 for header in stored):
+            if missing := sum(len(header.numbers(name)) != 1 for header in stored if name in header.tags or name != "HighBit"):
                 raise Refused("bad-bits", f"{name} is missing or no single number in {missing} of its {len(self.headers)} files, so their pixels "
                               "cannot be read for certain", EXPORT_AGAIN)
         check_uniform([header.number("PixelRepresentation") for header in self.headers], "mixed-pixels", "kinds of pixels, some signed and some not",
