@@ -6,8 +6,10 @@ whether or not the writer lived long enough to list it in the index.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,36 +18,103 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipelines.cohort import frame
+from pipelines.embed.precision import FLOAT16, SCALE, unpack
 from pipelines.errors import DataError
-from pipelines.outputs import staged_file
+from pipelines.outputs import locked, staged_file
 
 INDEX = "index.parquet"
 IMAGES = "images"
+SUFFIX = ".safetensors"
 #: The one entry of a token file's header (one, because safetensors writes several in no fixed order): its key and its checksum.
 PROOF = "key and checksum"
-INDEX_COLUMNS = {"subject": "str", "session": "str", "modality": "str", "sha256": "str", "fingerprint": "str", "file": "str", "checksum": "str",
-                 "bytes": "Int64"}
+INDEX_COLUMNS = {"subject": "str", "session": "str", "modality": "str", "sha256": "str", "slice_axis": "Int64", "fingerprint": "str",
+                 "precision": "str", "file": "str", "checksum": "str", "bytes": "Int64"}
 
 
-def key(image_sha256: str, fingerprint: str) -> str:
-    """What tokens depend on, as one hex digest: the image's bytes and the backbone's fingerprint."""
-    return hashlib.sha256(f"{image_sha256} {fingerprint}".encode()).hexdigest()
+@dataclass(frozen=True)
+class Recipe:
+    """What tokens depend on besides their image: the backbone's weights, preprocessing and code, and how they are stored."""
+
+    fingerprint: str
+    precision: str = FLOAT16
+
+    def file(self, image_sha256: str, slice_axis: int) -> str:
+        """Where the tokens of an image lie in the cache: a name made of everything that they depend on."""
+        key = f"{image_sha256} {slice_axis} {self.fingerprint} {self.precision}"
+        return f"{IMAGES}/{hashlib.sha256(key.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
-def token_path(folder: Path, image_sha256: str, fingerprint: str) -> Path:
-    return Path(folder) / IMAGES / f"{key(image_sha256, fingerprint)[:32]}.safetensors"
+class StoredTokens(Mapping[str, np.ndarray]):
+    """Levels of one image on disk, level name -> `(S, C, h, w)` float16. Nothing is read before it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __getitem__(self, level: str) -> np.ndarray:
+        with self._opened() as stored:
+            if level not in stored.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                raise KeyError(level)
+            return unpack(stored.get_tensor(level), _scale(stored, level))
+
+    def __iter__(self) -> Iterator[str]:
+        with self._opened() as stored:
+            return iter([name for name in stored.keys() if not name.endswith(SCALE)])  # noqa: SIM118
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def slices(self, chosen: Sequence[int]) -> dict[str, np.ndarray]:
+        """Only some slices of every level, `(len(chosen), C, h, w)`: the file is mapped into memory, the others are never read."""
+        with self._opened() as stored:
+            levels = [name for name in stored.keys() if not name.endswith(SCALE)]  # noqa: SIM118
+            parts = {}
+            for name in levels:
+                level = stored.get_slice(name)
+                wanted = np.arange(level.get_shape()[0])[list(chosen)]  # an index out of range is the caller's error, not the file's
+                parts[name] = unpack(np.stack([level[int(index)] for index in wanted]), _scale(stored, name))
+            return parts
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator:
+        try:
+            with safe_open(self.path, "numpy") as stored:
+                yield stored
+        except (OSError, SafetensorError):
+            raise DataError(f"{self.path} is gone or damaged; run the embed stage again, it computes again what is missing") from None
 
 
-def write_tokens(path: Path, tokens: Mapping[str, np.ndarray]) -> str:
-    """Write the levels of one image whole or not at all; returns their checksum."""
-    tensors = {name: np.ascontiguousarray(array) for name, array in tokens.items()}
+def _scale(stored, level: str) -> np.ndarray | None:
+    return stored.get_tensor(level + SCALE) if level + SCALE in stored.keys() else None  # noqa: SIM118
+
+
+def write_tokens(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
+    """Write the packed levels of one image whole or not at all; returns their checksum."""
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     digest = checksum(tensors)
+    with writing(path), staged_file(path) as temporary:
+        save_file(tensors, temporary, metadata={PROOF: f"{path.stem} {digest}"})
+    return digest
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into an error with a way out."""
     try:
-        with staged_file(path) as temporary:
-            save_file(tensors, temporary, metadata={PROOF: f"{path.stem} {digest}"})
+        yield
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be written ({error}); free some space or give another --out, what is finished is kept") from None
-    return digest
+
+
+def lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Held by whoever writes into the cache or clears it; freed by the kernel when its holder dies."""
+    folder = Path(folder).resolve()  # one lock, whatever link leads there
+    return locked(folder.parent / f".{folder.name}.lock")
+
+
+def remove_begun(folder: Path) -> None:
+    """Remove what a killed writer had begun. Only under the lock: nobody else writes then."""
+    for left in [*Path(folder).glob(".[0-9]*"), *(Path(folder) / IMAGES).glob(".[0-9]*")]:
+        left.unlink(missing_ok=True)
 
 
 def intact(path: Path) -> str | None:
@@ -68,7 +137,7 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def write_index(folder: Path, rows: list[Mapping[str, object]]) -> None:
+def write_index(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write `index.parquet`: which file holds the tokens of which image."""
     table = frame(rows, INDEX_COLUMNS).sort_values(["subject", "session", "modality", "sha256"]).reset_index(drop=True)
     with staged_file(Path(folder) / INDEX) as path:
@@ -76,16 +145,23 @@ def write_index(folder: Path, rows: list[Mapping[str, object]]) -> None:
 
 
 def read_index(folder: Path) -> pd.DataFrame:
+    """Read `index.parquet`. Raises `DataError` where there is none, or one that this version did not write."""
     path = Path(folder) / INDEX
     if not path.is_file():
         raise DataError(f"{path} does not exist; run the embed stage first (python -m pipelines.embed --out {folder} ...)")
-    return pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError):
+        raise DataError(f"{path} is damaged; run the embed stage again, token files that are whole are kept") from None
+    if missing := [name for name in INDEX_COLUMNS if name not in table]:
+        raise DataError(f"{path} has no column {', '.join(missing)}; it was not written by this version, run the embed stage again")
+    return table
 
 
-def token_files(embeddings: Path) -> dict[str, Path]:
-    """Token file of every embedded image, by the SHA-256 of the image file: what `pipelines.cohort.cases_of` takes as `tokens`."""
+def token_files(embeddings: Path) -> dict[str, StoredTokens]:
+    """Tokens of every embedded image, by the SHA-256 of the image file: what `pipelines.cohort.cases_of` takes as `tokens`."""
     files = {row.sha256: Path(embeddings) / row.file for row in read_index(embeddings).itertuples()}
     missing = [path for path in files.values() if not path.is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(files)} token files that {INDEX} lists are gone (first: {missing[0]}); run the embed stage again")
-    return files
+    return {digest: StoredTokens(path) for digest, path in files.items()}

@@ -4,124 +4,104 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pipelines.backbones import Backbone
 from pipelines.cohort import read_manifest, write_quarantine
-from pipelines.embed.cache import IMAGES, intact, token_path, write_index, write_tokens
+from pipelines.embed import size
+from pipelines.embed.cache import IMAGES, Recipe, intact, lock, remove_begun, write_index, writing
+from pipelines.embed.precision import FLOAT16
 from pipelines.embed.texts import bank_texts, embed_texts
+from pipelines.embed.work import Image, Job, Where, embed_images
 from pipelines.errors import DataError
-from pipelines.outputs import locked, sha256
-
-PROGRESS_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did."""
+    """What a run did, and what the cache of these images takes."""
 
     new: int
     reused: int
     refused: int
     new_texts: int
+    seconds: float  # spent on the new images
+    bytes: int
+    voxels: int  # of the images in the cache
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """The run as metrics.json has it; a rate that nothing was measured for is None."""
+        counts = {name: value for name, value in asdict(self).items() if name not in ("seconds", "bytes", "voxels")}
+        per_voxel = self.bytes / self.voxels
+        return counts | {"megabytes": round(self.bytes / 1e6, 3), "bytes_per_voxel": round(per_voxel, 3),
+                         "times_float16_voxels": round(per_voxel / size.VOXEL_BYTES, 3),
+                         "volumes_per_minute": round(60 * self.new / self.seconds, 1) if self.new else None}
 
 
-def embed(source: Path, prompts: Path, out: Path, backbone: Backbone, jobs: int = 1) -> Outcome:
+def embed(source: Path, prompts: Path, out: Path, backbone: Backbone, jobs: int = 1, *, dask: str | None = None,
+          precision: str = FLOAT16) -> Outcome:
     """Bring the cache in `out` up to the manifest of `source` and the prompts: valid entries stay, only new ones are computed.
 
-    Images that cannot be read go to `quarantine.tsv`. The folder is kept between runs and locked while one writes.
+    Images that cannot be read go to `quarantine.tsv`. The folder is kept between runs and locked while one writes, so that a second
+    process waits and then finds everything done. `jobs` images at a time here, or as many as the cluster at `dask` takes.
     """
     images = read_manifest(source).query("kind == 'image'")
     if images.empty:
         raise DataError(f"{Path(source) / 'manifest.tsv'} lists no image; look into its quarantine.tsv for the reasons")
+    distinct = images.drop_duplicates(["sha256", "slice_axis"])
+    if distinct.sha256.duplicated().any():
+        raise DataError(f"{Path(source) / 'manifest.tsv'} lists one image with two slice axes; run the resample stage again")
     texts = bank_texts(prompts)
-    out = Path(out)
-    (out / IMAGES).mkdir(parents=True, exist_ok=True)
-    with locked(out.parent / f".{out.name}.lock"):
-        for left in [*out.glob(".[0-9]*"), *(out / IMAGES).glob(".[0-9]*")]:
-            left.unlink()  # what a killed writer had begun
-        checksums = _valid(images, out, backbone.fingerprint)
-        todo = [row for row in images.drop_duplicates("sha256").itertuples() if row.sha256 not in checksums]
-        refused = []
-        for done in _computed(todo, Path(source), out, backbone, jobs):
+    source, out, recipe = Path(source).resolve(), Path(out).resolve(), Recipe(backbone.fingerprint, precision)
+    with writing(out):
+        (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        remove_begun(out)
+        checksums = _valid(distinct, out, recipe, jobs)
+        missing = distinct[~distinct.sha256.isin(checksums)]
+        for warning in size.warnings(distinct, missing, backbone.levels, precision, out):
+            print(f"warning: {warning}", file=sys.stderr)
+        todo = [Image(row.subject, row.session, row.path, row.sha256, int(row.slice_axis)) for row in missing.itertuples()]
+        refused, began = [], time.monotonic()
+        for done in embed_images(todo, Job(source, out, recipe), backbone, Where(jobs, dask)) if todo else ():
             if isinstance(done, dict):
                 refused.append(done)
             else:
                 checksums[done[0]] = done[1]
+        seconds = time.monotonic() - began
         if not checksums:
             raise DataError(f"none of the {len(images)} images of {source} could be embedded (first: {refused[0]['reason']}); "
                             "run the resample stage again")
-        new_texts = embed_texts(backbone, texts, out)
-        write_index(out, [_index_row(row, out, backbone.fingerprint, checksums) for row in images.itertuples() if row.sha256 in checksums])
-        write_quarantine(out, refused)
+        stored = images[images.sha256.isin(checksums)]
+        with writing(out):
+            new_texts = embed_texts(backbone, texts, out)
+            rows = [_index_row(row, out, recipe, checksums) for row in stored.itertuples()]
+            write_index(out, rows)
+            write_quarantine(out, refused)
     new = len(todo) - len(refused)
-    return Outcome(new=new, reused=len(checksums) - new, refused=len(refused), new_texts=new_texts)
+    return Outcome(new=new, reused=len(checksums) - new, refused=len(refused), new_texts=new_texts, seconds=seconds,
+                   bytes=sum({row["file"]: row["bytes"] for row in rows}.values()), voxels=size.voxels(stored.drop_duplicates("sha256")))
 
 
-def _valid(images: pd.DataFrame, out: Path, fingerprint: str) -> dict[str, str]:
+def _valid(images: pd.DataFrame, out: Path, recipe: Recipe, jobs: int) -> dict[str, str]:
     """Checksum of every image's tokens that are already there and whole; a damaged file is named and counts as missing."""
-    checksums = {}
-    for digest in images.sha256.unique():
-        path = token_path(out, digest, fingerprint)
-        if path.is_file():
-            found = intact(path)
-            if found:
-                checksums[digest] = found
-            else:
-                print(f"warning: {path} is damaged, it is embedded again", file=sys.stderr)
-    return checksums
-
-
-def _computed(rows: list, source: Path, out: Path, backbone: Backbone, jobs: int) -> Iterator[tuple[str, str] | dict[str, str]]:
-    """(sha256, checksum) of each image embedded, or the quarantine row of one that could not be.
-
-    One thread per image and `jobs` images at a time, so that the numbers do not depend on `jobs`.
-    """
     import joblib
-    import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        shown = began = time.monotonic()
-        work = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(joblib.delayed(_one)(row, source, out, backbone) for row in rows)
-        for count, result in enumerate(work, start=1):
-            if time.monotonic() - shown > PROGRESS_SECONDS:
-                shown = time.monotonic()
-                print(f"embedded {count} of {len(rows)} images, {(shown - began) / count * (len(rows) - count):.0f} s left", flush=True)
-            yield result
-    finally:
-        torch.set_num_threads(threads)
+    paths = {row.sha256: out / recipe.file(row.sha256, int(row.slice_axis)) for row in images.itertuples()}
+    paths = {digest: path for digest, path in paths.items() if path.is_file()}
+    found = joblib.Parallel(n_jobs=jobs, prefer="threads")(joblib.delayed(intact)(path) for path in paths.values())
+    checksums = dict(zip(paths, found, strict=True))
+    for digest, path in paths.items():
+        if not checksums[digest]:
+            print(f"warning: {path} is damaged, it is embedded again", file=sys.stderr)
+    return {digest: value for digest, value in checksums.items() if value}
 
 
-def _one(row, source: Path, out: Path, backbone: Backbone) -> tuple[str, str] | dict[str, str]:
-    path = source / row.path
-    item = {"subject": row.subject, "session": row.session, "item": row.path, "remedy": "run the resample stage again"}
-    try:
-        if sha256(path) != row.sha256:
-            return item | {"code": "changed", "reason": "the file's bytes are not those that the manifest lists"}
-        volume, spacing = _volume(path, int(row.slice_axis))
-    except Exception as error:  # whatever a damaged file makes a reader raise
-        return item | {"code": "unreadable", "reason": f"the image cannot be read ({type(error).__name__})"}
-    return row.sha256, write_tokens(token_path(out, row.sha256, backbone.fingerprint), backbone.encode_image(volume, spacing))
-
-
-def _volume(path: Path, slice_axis: int) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Intensities `(S, H, W)` float32 and their spacing in mm."""
-    import nibabel
-
-    image = nibabel.load(path)
-    spacing = [float(value) for value in image.header.get_zooms()[:3]]
-    spacing.insert(0, spacing.pop(slice_axis))
-    return np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj, dtype=np.float32), slice_axis, 0)), tuple(spacing)
-
-
-def _index_row(row, out: Path, fingerprint: str, checksums: dict[str, str]) -> dict[str, object]:
-    path = token_path(out, row.sha256, fingerprint)
-    return {"subject": row.subject, "session": row.session, "modality": row.modality, "sha256": row.sha256, "fingerprint": fingerprint,
-            "file": path.relative_to(out).as_posix(), "checksum": checksums[row.sha256], "bytes": path.stat().st_size}
+def _index_row(row, out: Path, recipe: Recipe, checksums: Mapping[str, str]) -> dict[str, object]:
+    file = recipe.file(row.sha256, int(row.slice_axis))
+    return {"subject": row.subject, "session": row.session, "modality": row.modality, "sha256": row.sha256, "slice_axis": int(row.slice_axis),
+            "fingerprint": recipe.fingerprint, "precision": recipe.precision, "file": file, "checksum": checksums[row.sha256],
+            "bytes": (out / file).stat().st_size}

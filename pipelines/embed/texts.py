@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from pipelines.outputs import staged_file, write_json
 from pipelines.prompts.bank import PromptBank
 
 TENSORS, NAMES = "text.safetensors", "text.json"
+#: The one entry of the vectors' header: whose they are, of which texts, and their checksum.
+PROOF = "fingerprint and checksum"
 
 
 def bank_texts(prompts: Path) -> list[str]:
@@ -35,20 +39,27 @@ def embed_texts(backbone: Backbone, texts: list[str], folder: Path) -> int:
     known |= dict(zip(new, backbone.encode_text(new), strict=True))
     matrix = np.stack([known[text] for text in texts]).astype(np.float32) if texts else np.zeros((0, backbone.dim), np.float32)
     with staged_file(Path(folder) / TENSORS) as path:
-        save_file({"embeddings": matrix}, path, metadata={"fingerprint": backbone.fingerprint})
+        save_file({"embeddings": matrix}, path, metadata={PROOF: _proof(backbone.fingerprint, texts, matrix)})
     write_json(Path(folder) / NAMES, texts)
     return len(new)
 
 
 def _stored(folder: Path, fingerprint: str) -> dict[str, np.ndarray]:
-    """Vectors of an earlier run of the same backbone; none where the files are missing, damaged or do not fit together."""
+    """Vectors of an earlier run of the same backbone; none where the files are missing, damaged or not of one run.
+
+    A writer killed between the two files leaves new vectors beside old texts, perhaps as many of them.
+    """
     try:
         texts = json.loads((folder / NAMES).read_text())
         with safe_open(folder / TENSORS, "numpy") as stored:
-            if (stored.metadata() or {}).get("fingerprint") != fingerprint:
-                return {}
             matrix = stored.get_tensor("embeddings")
-        lengths = np.linalg.norm(matrix, axis=1)
-        return dict(zip(texts, matrix, strict=True)) if np.allclose(lengths, 1, atol=1e-4) else {}
+            proven = (stored.metadata() or {}).get(PROOF) == _proof(fingerprint, texts, matrix)
+        return dict(zip(texts, matrix, strict=True)) if proven else {}
     except (OSError, ValueError, SafetensorError):
         return {}
+
+
+def _proof(fingerprint: str, texts: Sequence[str], matrix: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(list(texts)).encode())
+    digest.update(np.ascontiguousarray(matrix).data)
+    return f"{fingerprint} {digest.hexdigest()}"

@@ -9,18 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
-import torch
-import yaml
+from embed_cohort import ROOT, add_case, contents, model, write_params, write_prompts
 from safetensors.numpy import load_file
 
 from pipelines.backbones.atlas import Atlas
-from pipelines.backbones.atlas.config import AtlasConfig
-from pipelines.backbones.atlas.model import Towers, save_towers
 from pipelines.cli import run
 from pipelines.cohort import cases_of, read_manifest, read_quarantine, write_manifest
 from pipelines.embed.__main__ import app
@@ -29,53 +24,6 @@ from pipelines.embed.stage import embed
 from pipelines.errors import DataError
 from pipelines.outputs import sha256
 from pipelines.prompts.bank import PromptBank
-
-ROOT = Path(__file__).parents[2]
-SHAPE, AXIS = (18, 22, 3), 2
-CONFIG = AtlasConfig(widths=(8, 8, 8, 8), fine=8, coarse=8, dim=16, text_buckets=64, text_layers=1, text_heads=2)
-
-
-def model(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    save_towers(folder, Towers(CONFIG), CONFIG)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def atlas(tmp_path_factory) -> Atlas:
-    return Atlas.load(model(tmp_path_factory.mktemp("model")))
-
-
-def add_case(source: Path, rows: list[dict], subject: str, modalities: tuple[str, ...] = ("FLAIR", "T1w")) -> None:
-    """One case as the resample stage writes it."""
-    rng = np.random.default_rng(int(subject))
-    for kind, modality in [*(("image", name) for name in modalities), ("mask", "brain")]:
-        path = Path(f"sub-{subject}") / "anat" / f"sub-{subject}_{modality}.nii.gz"
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        array = rng.standard_normal(SHAPE).astype(np.float32) if kind == "image" else np.ones(SHAPE, np.uint8)
-        nibabel.save(nibabel.Nifti1Image(array, np.diag([1.5, 1.5, 5, 1])), source / path)
-        rows.append({"subject": subject, "session": "", "site": "A", "kind": kind, "modality": modality, "path": path.as_posix(),
-                     "sha256": sha256(source / path), "shape": "x".join(map(str, SHAPE)), "spacing_mm": "1.5x1.5x5", "slice_axis": AXIS})
-    write_manifest(source, rows)
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    """Folders of the stages before, and the rows of the manifest."""
-    source, prompts, rows = tmp_path / "resampled", tmp_path / "prompts", []
-    for subject in ("01", "02"):
-        add_case(source, rows, subject)
-    prompts.mkdir()
-    write_prompts(prompts, ["oedema on FLAIR", "normal brain"])
-    return source, prompts, tmp_path / "embeddings", rows
-
-
-def write_prompts(folder: Path, texts: list[str]) -> None:
-    (folder / "prompts.json").write_text(json.dumps({"FLAIR": {"oedema": {"A": texts}}}))
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_one_new_case_costs_one_case(cohort, atlas):
@@ -190,15 +138,6 @@ def test_missing_pieces_are_named(cohort, atlas, tmp_path):
     next((out / "images").iterdir()).unlink()
     with pytest.raises(DataError, match="1 of 4 token files"):
         token_files(out)
-
-
-def write_params(folder: Path, backbone: str) -> Path:
-    content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["embed"] = {"backbone": backbone, "jobs": 1}
-    content["experiments"] = {}
-    path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def test_the_command_and_its_errors(cohort, tmp_path, capsys):
