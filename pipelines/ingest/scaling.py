@@ -2,7 +2,7 @@
 
 In this order:
 1. Philips MR: (stored * RS + RI) / (RS * SS), with the scale slope SS of (2005,xx0E). Values of one scan are comparable with another's only so
-   (Chenevert et al., Transl Oncol 2014, PMC3998685); dcm2niix does the same by default, also where a real-world value map is present (its issue 493).
+   (Chenevert et al., Transl Oncol 2014, PMC3998685); dcm2niix does the same by default, also where a real-world value map is present.
 2. RescaleSlope and RescaleIntercept (PS3.3 C.11.1, C.7.6.16.2.9): what Hounsfield units, Bq/ml and a SUV are defined on.
 3. a linear real-world value map (PS3.3 C.7.6.16.2.11) with physical units, where there is no RescaleSlope.
 4. stored values as they are.
