@@ -16,6 +16,7 @@ from pipelines.ingest.headers import Header, scan
 from pipelines.ingest.jobs import Candidate, Case, ImageJob, LabelJob, attempt
 from pipelines.ingest.labels import LabelSource, referenced_series
 from pipelines.ingest.pseudonyms import FRAME_LENGTH, Pseudonyms
+from pipelines.ingest.repair import REPAIRABLE
 from pipelines.ingest.rules import classify, evidence, facts, without_device
 from pipelines.ingest.series import Series, group, resolution
 from pipelines.ingest.source import SourceFile
@@ -25,7 +26,6 @@ from pipelines.params import Params, Rule, SiteRule
 
 SEGMENTS = "segments"  # the label name of a rule that takes the names of a segmentation object
 MAGNITUDE = ("magnitude", None)
-REPAIRABLE = ("tilted-stack", "uneven-spacing")
 NAMED_VOLUMES = 6  # volumes that a message lists
 
 
