@@ -7,6 +7,7 @@ instances, as many as the archive counts, and all of them are here. Until then i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import Counter
@@ -86,6 +87,10 @@ def retrieve(config: DicomWebConfig | DimseConfig, out: Path, pseudonyms: Pseudo
         if retry_refused:
             inbox.journal.forget_refusals()
         return Retrieval(archive, config, inbox, change, watcher=watcher or Watcher(), thorough=thorough).run()
+
+
+class _Short(Unavailable):
+    """An answer without an error that lacks instances."""
 
 
 class Retrieval:
@@ -189,8 +194,11 @@ class Retrieval:
         def attempt() -> None:
             if wanted:
                 self._archive.fetch(study.uid, series.uid, list(wanted.values()), len(wanted) == size, receive)
+            if wanted:  # the answer of an archive that dies can end early and look complete
+                raise _Short(f"{len(wanted)} listed instance(s) did not come")
 
-        self._ask(attempt)
+        with contextlib.suppress(_Short):  # asked often enough: the archive lists what it does not have, and the study stays partial
+            self._ask(attempt)
 
     def _take(self, dataset: Dataset, study: Study, series: Series, name: str, key: Key) -> None:
         """Change and keep one instance. What cannot be read or changed is refused, never kept as it is."""
