@@ -1,7 +1,8 @@
 """What the embedding cache costs and saves, beside a plain loop over slices with the same model: `python -m benchmarks.embed_cache`.
 
-Each run is a command of its own, in an order that turns with each repeat. Speed is taken inside the command, without Python's start; memory is the
-most that the command ever held. The loop reads, encodes slice by slice on all cores and saves, and does not check, hash or list anything.
+Each run is a command of its own, in an order that turns with each repeat. The speed of cold runs and of the loop is taken inside the command,
+without Python's start; that of warm runs is the whole command. Memory is the most that the command ever held, and processor time is given too, which
+other work on the machine disturbs least. The loop reads, encodes slice by slice on all cores and saves, and does not check, hash or list anything.
 """
 
 from __future__ import annotations
@@ -122,14 +123,15 @@ def _measured(folder: Path, rows: Sequence[dict], backbone: str, repeats: int) -
 
 
 def _timed(name: str, words: Sequence[object], metrics: Path) -> dict:
-    """What a command wrote to `metrics`, its wall-clock seconds and the most resident memory it held, in MB."""
+    """What a command wrote to `metrics`, its wall-clock and processor seconds and the most resident memory it held, in MB."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise DataError(f"{name} failed with exit status {process.returncode}; what it said stands above")
-    return json.loads(metrics.read_text()) | {"wall_s": time.perf_counter() - start, "peak_mb": usage.ru_maxrss / 1024}
+    return json.loads(metrics.read_text()) | {
+        "wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
 
 
 def _say(results: dict[str, list[dict]], rows: Sequence[dict], tokens: float, repeats: int) -> None:
@@ -137,10 +139,14 @@ def _say(results: dict[str, list[dict]], rows: Sequence[dict], tokens: float, re
     print(f"{len(rows)} images of {voxels / 1e6:.2f} million voxels and {tokens / 1e6:.2f} million tokens on average; medians of {repeats}")
     plain = _middle(results["plain loop"], "volumes_per_minute")
     for name, runs in results.items():
-        said = f"  {name:14} {_middle(runs, 'wall_s'):6.1f} s in all, peak {_middle(runs, 'peak_mb'):6.0f} MB"
+        wall, processor, peak = (_middle(runs, each) for each in ("wall_s", "cpu_s", "peak_mb"))
+        said = f"  {name:14} {wall:6.1f} s in all, {processor:6.1f} s of processor, peak {peak:6.0f} MB"
         if "bytes_per_voxel" in runs[0]:
             said += f", {runs[0]['new']:3} new, {runs[0]['reused']:3} reused, {runs[0]['bytes_per_voxel']:5.2f} bytes per voxel"
-        if name not in LATER:
+        if name in LATER:
+            times = (_middle(results["cold"], clock) / _middle(runs, clock) for clock in ("wall_s", "cpu_s"))
+            said += ", {:.0f} times faster than cold by the clock, {:.0f} times by processor time".format(*times)
+        else:
             speed = _middle(runs, "volumes_per_minute")
             said += f", {speed:6.1f} volumes/min, {speed / 60 * tokens:9.3g} tokens/s, {speed / plain:4.2f} times the loop"
         print(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,12 +44,32 @@ class Label(Section):
     text: str = Field(description="how a radiologist would name it, for the prompts")
 
 
+class FileNames(Section):
+    """What file names mean in a NIfTI source that does not name them as BIDS does."""
+
+    pattern: str = Field(description="regular expression of the end of a path below the source, without .nii.gz; its groups 'subject' and 'file'")
+    images: dict[str, str] = Field(min_length=1, description="'file' of the pattern -> modality of ingest.modalities")
+    label: str = Field("", description="'file' of the label")
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_both_groups(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from None
+        if missing := {"subject", "file"} - set(groups):
+            raise ValueError(f"it has no group (?P<{min(missing)}>...)")
+        return pattern
+
+
 class Cohort(Section):
     """A named data set made of sites."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     source: str = Field(description="folder or zip with DICOM, NIfTI or BIDS")
     site: SiteRule
+    names: FileNames | None = Field(None, description="for NIfTI files that are not named as BIDS names them")
     disease: str = Field(description="for the prompts, for example 'glioma'")
     labels: list[Label] = Field(min_length=1)
     targets: list[str] | Literal["all"] = Field("all", description="sites to adapt to; the others can lend calibration cases")
@@ -143,8 +164,9 @@ class Prompts(Section):
 
 
 class Embed(Section):
-    backbone: str
-    jobs: int = 1
+    backbone: str = Field(description="<adapter>:<folder>, for example 'atlas:models/atlas' or 'transformers:models/pubmed-clip'")
+    jobs: int = Field(1, ge=1, description="images at a time, one core each")
+    precision: Literal["float16", "int8"] = Field("float16", description="how tokens are stored; int8 takes half the space")
 
 
 class Protocol(Section):
@@ -185,6 +207,13 @@ class Params(Section):
     protocol: Protocol
     experiments: dict[str, Experiment]
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _names_are_of_modalities(self):
+        for word, modality in (self.cohort.names.images if self.cohort.names else {}).items():
+            if modality not in self.ingest.modalities:
+                raise ValueError(f"cohort.names.images has {word!r} as {modality!r}, which ingest.modalities does not have")
+        return self
 
     @field_validator("experiments")
     @classmethod

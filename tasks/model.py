@@ -83,18 +83,21 @@ class SemiflowModel(PythonModel):
 
 
 def find_backbone(name: str, fingerprint: str):
-    """The frozen backbone that params called `name`: in $SEMIFLOW_BACKBONE, here, or beside the installed code. Checked by fingerprint."""
+    """The frozen backbone that params called `name`: in $SEMIFLOW_BACKBONE, here, or beside the installed code. Checked by fingerprint.
+
+    Each may be a folder or, where the adapter knows them, a hub id that lies in the local Hugging Face cache.
+    """
     import pipelines
-    from pipelines.backbones import load_backbone
+    from pipelines.backbones import find_folder, load_backbone
 
     adapter, _, where = name.partition(":")
     own = os.environ.get(BACKBONE_VARIABLE)
-    places = [Path(own)] if own else [Path(where), Path(pipelines.__file__).parents[1] / where]
-    folder = next((place for place in places if place.is_dir()), None)
+    places = [own] if own else [where, str(Path(pipelines.__file__).parents[1] / where)]
+    folder = next((found for place in places if (found := find_folder(f"{adapter}:{place}"))), None)
     if folder is None:
         raise UsageError(f"the frozen backbone {name} (fingerprint {fingerprint[:12]}) is not at {places[0]}; "
                          f"set {BACKBONE_VARIABLE} to the folder with its weights")
-    backbone = load_backbone(f"{adapter}:{folder}")
+    backbone = load_backbone(f"{adapter}:{folder}", fingerprint)
     if backbone.fingerprint != fingerprint:
         raise UsageError(f"the backbone at {folder} has fingerprint {backbone.fingerprint[:12]}, this model was trained on {fingerprint[:12]}; "
                          f"set {BACKBONE_VARIABLE} to the folder with that one")

@@ -19,32 +19,35 @@ def embed(
     prompts: Annotated[Path, cyclopts.Parameter(help="folder of the prompts stage")],
     out: Annotated[Path, cyclopts.Parameter(help="folder of the cache; kept and added to")],
     params: Annotated[Path | None, cyclopts.Parameter(help="params.yaml; default: the project's own")] = None,
-    precision: Annotated[Literal["float16", "int8"], cyclopts.Parameter(help="how tokens are stored; int8 takes half the space")] = "float16",
+    precision: Annotated[Literal["float16", "int8"] | None, cyclopts.Parameter(help="instead of embed.precision in params")] = None,
     dask: Annotated[str | None, cyclopts.Parameter(env_var="SEMIFLOW_DASK", help="Dask scheduler to compute on, tcp://host:8786")] = None,
-    metrics: Annotated[Path | None, cyclopts.Parameter(help="JSON to write counts, sizes and speed to; not in OUT, whose bytes do not vary")] = None,
+    metrics: Annotated[Path | None, cyclopts.Parameter(
+        help="JSON to write counts, sizes, speed and patch ceilings to; not in OUT, whose bytes do not vary")] = None,
+    check_all: Annotated[bool, cyclopts.Parameter(negative=(), help="read every token file again, touched since the last run or not")] = False,
 ) -> None:
     """Bring the embedding cache in OUT up to date with SOURCE and PROMPTS.
 
     Tokens are stored under the hash of the image and of the backbone, so one new case costs one case and another backbone never meets
     old tokens. OUT/index.parquet says which file belongs to which image. Several processes may be given one OUT: they take turns.
+    What was checked is noted beside OUT; where nothing has changed since, nothing is loaded or read.
     Workers of a Dask cluster have to see SOURCE and OUT under the same names. Example:
 
         python -m pipelines.embed --source data/phantom/resampled --prompts data/phantom/prompts --out data/phantom/embeddings
     """
     from pipelines.params import load_params
 
-    settings = load_params(params).embed
+    settings = load_params(params)
     for folder, stage in ((source, "resample"), (prompts, "prompts")):
         _check(folder, stage)
-    from pipelines.backbones import load_backbone
-    from pipelines.embed.stage import embed as embed_folder
+    from pipelines.embed.update import update
     from pipelines.outputs import write_json
 
-    outcome = embed_folder(source, prompts, out, load_backbone(settings.backbone), settings.jobs, dask=dask or None, precision=precision)
+    chosen = settings.embed.model_copy(update={"precision": precision} if precision else {})
+    done = update(source, prompts, out, chosen, [label.name for label in settings.cohort.labels], dask=dask or None, check_all=check_all)
     if metrics is not None:
-        write_json(metrics, outcome.metrics())
-    refused = f", {outcome.refused} in quarantine" if outcome.refused else ""
-    print(f"embedded {outcome.new} new, {outcome.reused} reused{refused}; {outcome.new_texts} new texts")
+        write_json(metrics, done)
+    refused = f", {done['refused']} in quarantine" if done["refused"] else ""
+    print(f"embedded {done['new']} new, {done['reused']} reused{refused}; {done['new_texts']} new texts")
 
 
 @app.command

@@ -11,19 +11,21 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipelines.cohort import frame
+from pipelines.embed.folder import IMAGES, INDEX
 from pipelines.embed.precision import FLOAT16, SCALE, unpack
 from pipelines.errors import DataError
-from pipelines.outputs import locked, staged_file
+from pipelines.outputs import staged_file
 
-INDEX = "index.parquet"
-IMAGES = "images"
+if TYPE_CHECKING:
+    import pandas as pd
+
 SUFFIX = ".safetensors"
 #: The one entry of a token file's header (one, because safetensors writes several in no fixed order): its key and its checksum.
 PROOF = "key and checksum"
@@ -105,12 +107,6 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be written ({error}); free some space or give another --out, what is finished is kept") from None
 
 
-def lock(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Held by whoever writes into the cache or clears it; freed by the kernel when its holder dies."""
-    folder = Path(folder).resolve()  # one lock, whatever link leads there
-    return locked(folder.parent / f".{folder.name}.lock")
-
-
 def remove_begun(folder: Path) -> None:
     """Remove what a killed writer had begun. Only under the lock: nobody else writes then."""
     for left in [*Path(folder).glob(".[0-9]*"), *(Path(folder) / IMAGES).glob(".[0-9]*")]:
@@ -149,6 +145,8 @@ def read_index(folder: Path) -> pd.DataFrame:
     path = Path(folder) / INDEX
     if not path.is_file():
         raise DataError(f"{path} does not exist; run the embed stage first (python -m pipelines.embed --out {folder} ...)")
+    import pandas as pd
+
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError):

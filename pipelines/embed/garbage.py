@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.cohort import read_manifest
-from pipelines.embed.cache import IMAGES, Recipe, lock, read_index, remove_begun, write_index
+from pipelines.embed.cache import Recipe, read_index, remove_begun, write_index
+from pipelines.embed.folder import IMAGES, lock
 from pipelines.errors import UsageError
 
 TOKEN_FILE = re.compile(r"[0-9a-f]{32}\.safetensors")

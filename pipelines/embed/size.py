@@ -20,6 +20,11 @@ def voxels(images: pd.DataFrame) -> int:
     return sum(slices * height * width for slices, height, width in _shapes(images))
 
 
+def tokens(images: pd.DataFrame, levels: Mapping[str, tuple[int, int]]) -> int:
+    """Tokens of all rows of a manifest together, over all levels."""
+    return sum(slices * -(-height // stride) * -(-width // stride) for slices, height, width in _shapes(images) for _, stride in levels.values())
+
+
 def planned_bytes(images: pd.DataFrame, levels: Mapping[str, tuple[int, int]], precision: str) -> int:
     """Bytes that the tokens of these images take, from the backbone's levels (name -> channels, stride) alone."""
     numbers = sum(slices * channels * -(-height // stride) * -(-width // stride)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from pipelines.backbones import Backbone
-from pipelines.cohort import read_manifest, write_quarantine
+from pipelines.cohort import QUARANTINE, read_manifest, write_quarantine
 from pipelines.embed import size
-from pipelines.embed.cache import IMAGES, Recipe, intact, lock, remove_begun, write_index, writing
+from pipelines.embed.cache import Recipe, intact, remove_begun, write_index, writing
+from pipelines.embed.folder import IMAGES, INDEX, lock, notes
 from pipelines.embed.precision import FLOAT16
+from pipelines.embed.remembered import Remembered
 from pipelines.embed.texts import bank_texts, embed_texts
 from pipelines.embed.work import Image, Job, Where, embed_images
 from pipelines.errors import DataError
+from pipelines.prompts.vectors import NAMES, TENSORS
+
+#: What is remembered of a token file that was whole when it was last read.
+CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
@@ -29,24 +35,28 @@ class Outcome:
     refused: int
     new_texts: int
     seconds: float  # spent on the new images
+    new_tokens: int
     bytes: int
     voxels: int  # of the images in the cache
+    files: Mapping[str, str]  # everything that the cache of these images is made of, with its checksum
 
     def metrics(self) -> dict[str, float | int | None]:
         """The run as metrics.json has it; a rate that nothing was measured for is None."""
-        counts = {name: value for name, value in asdict(self).items() if name not in ("seconds", "bytes", "voxels")}
+        counts = {name: getattr(self, name) for name in ("new", "reused", "refused", "new_texts")}
         per_voxel = self.bytes / self.voxels
         return counts | {"megabytes": round(self.bytes / 1e6, 3), "bytes_per_voxel": round(per_voxel, 3),
                          "times_float16_voxels": round(per_voxel / size.VOXEL_BYTES, 3),
-                         "volumes_per_minute": round(60 * self.new / self.seconds, 1) if self.new else None}
+                         "volumes_per_minute": round(60 * self.new / self.seconds, 1) if self.new else None,
+                         "tokens_per_second": round(self.new_tokens / self.seconds) if self.new else None}
 
 
 def embed(source: Path, prompts: Path, out: Path, backbone: Backbone, jobs: int = 1, *, dask: str | None = None,
-          precision: str = FLOAT16) -> Outcome:
+          precision: str = FLOAT16, remembered: Remembered | None = None) -> Outcome:
     """Bring the cache in `out` up to the manifest of `source` and the prompts: valid entries stay, only new ones are computed.
 
     Images that cannot be read go to `quarantine.tsv`. The folder is kept between runs and locked while one writes, so that a second
-    process waits and then finds everything done. `jobs` images at a time here, or as many as the cluster at `dask` takes.
+    process waits and then finds everything done. `jobs` images at a time here, or as many as the cluster at `dask` takes. Files that
+    `remembered` (by default the notes beside `out`) says were whole are not read again.
     """
     images = read_manifest(source).query("kind == 'image'")
     if images.empty:
@@ -60,7 +70,8 @@ def embed(source: Path, prompts: Path, out: Path, backbone: Backbone, jobs: int 
         (out / IMAGES).mkdir(parents=True, exist_ok=True)
     with lock(out):
         remove_begun(out)
-        checksums = _valid(distinct, out, recipe, jobs)
+        remembered = remembered or Remembered(notes(out))
+        checksums = _valid(distinct, out, recipe, jobs, remembered)
         missing = distinct[~distinct.sha256.isin(checksums)]
         for warning in size.warnings(distinct, missing, backbone.levels, precision, out):
             print(f"warning: {warning}", file=sys.stderr)
@@ -81,19 +92,27 @@ def embed(source: Path, prompts: Path, out: Path, backbone: Backbone, jobs: int 
             rows = [_index_row(row, out, recipe, checksums) for row in stored.itertuples()]
             write_index(out, rows)
             write_quarantine(out, refused)
+            files = {row["file"]: row["checksum"] for row in rows}
+            for file, checksum in files.items():
+                remembered.keep_of_file(out / file, CHECKSUM, checksum)
+            files |= {name: remembered.sha256(out / name) for name in (INDEX, NAMES, TENSORS, QUARANTINE)}
+            remembered.save()
     new = len(todo) - len(refused)
+    embedded = missing[missing.sha256.isin(checksums)]
     return Outcome(new=new, reused=len(checksums) - new, refused=len(refused), new_texts=new_texts, seconds=seconds,
-                   bytes=sum({row["file"]: row["bytes"] for row in rows}.values()), voxels=size.voxels(stored.drop_duplicates("sha256")))
+                   new_tokens=size.tokens(embedded, backbone.levels), bytes=sum({row["file"]: row["bytes"] for row in rows}.values()),
+                   voxels=size.voxels(stored.drop_duplicates("sha256")), files=files)
 
 
-def _valid(images: pd.DataFrame, out: Path, recipe: Recipe, jobs: int) -> dict[str, str]:
+def _valid(images: pd.DataFrame, out: Path, recipe: Recipe, jobs: int, remembered: Remembered) -> dict[str, str]:
     """Checksum of every image's tokens that are already there and whole; a damaged file is named and counts as missing."""
     import joblib
 
     paths = {row.sha256: out / recipe.file(row.sha256, int(row.slice_axis)) for row in images.itertuples()}
     paths = {digest: path for digest, path in paths.items() if path.is_file()}
-    found = joblib.Parallel(n_jobs=jobs, prefer="threads")(joblib.delayed(intact)(path) for path in paths.values())
-    checksums = dict(zip(paths, found, strict=True))
+    checksums = {digest: remembered.of_file(path, CHECKSUM) for digest, path in paths.items()}
+    unseen = [digest for digest, checksum in checksums.items() if checksum is None]
+    checksums |= zip(unseen, joblib.Parallel(n_jobs=jobs, prefer="threads")(joblib.delayed(intact)(paths[digest]) for digest in unseen), strict=True)
     for digest, path in paths.items():
         if not checksums[digest]:
             print(f"warning: {path} is damaged, it is embedded again", file=sys.stderr)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from pipelines.backbones.protocol import Backbone
 from pipelines.errors import DataError
-from pipelines.outputs import staged_file, write_json
 from pipelines.prompts.bank import PromptBank
-
-TENSORS, NAMES = "text.safetensors", "text.json"
-#: The one entry of the vectors' header: whose they are, of which texts, and their checksum.
-PROOF = "fingerprint and checksum"
+from pipelines.prompts.vectors import read_vectors, write_vectors
 
 
 def bank_texts(prompts: Path) -> list[str]:
@@ -33,33 +25,15 @@ def bank_texts(prompts: Path) -> list[str]:
 
 
 def embed_texts(backbone: Backbone, texts: list[str], folder: Path) -> int:
-    """Write `text.safetensors` and `text.json` for exactly `texts`; returns how many had to be encoded."""
-    known = _stored(Path(folder), backbone.fingerprint)
-    new = [text for text in texts if text not in known]
-    known |= dict(zip(new, backbone.encode_text(new), strict=True))
-    matrix = np.stack([known[text] for text in texts]).astype(np.float32) if texts else np.zeros((0, backbone.dim), np.float32)
-    with staged_file(Path(folder) / TENSORS) as path:
-        save_file({"embeddings": matrix}, path, metadata={PROOF: _proof(backbone.fingerprint, texts, matrix)})
-    write_json(Path(folder) / NAMES, texts)
-    return len(new)
-
-
-def _stored(folder: Path, fingerprint: str) -> dict[str, np.ndarray]:
-    """Vectors of an earlier run of the same backbone; none where the files are missing, damaged or not of one run.
-
-    A writer killed between the two files leaves new vectors beside old texts, perhaps as many of them.
-    """
+    """Write the vectors of exactly `texts`; returns how many had to be encoded. Vectors of another backbone, or damaged ones, are not used."""
     try:
-        texts = json.loads((folder / NAMES).read_text())
-        with safe_open(folder / TENSORS, "numpy") as stored:
-            matrix = stored.get_tensor("embeddings")
-            proven = (stored.metadata() or {}).get(PROOF) == _proof(fingerprint, texts, matrix)
-        return dict(zip(texts, matrix, strict=True)) if proven else {}
-    except (OSError, ValueError, SafetensorError):
-        return {}
-
-
-def _proof(fingerprint: str, texts: Sequence[str], matrix: np.ndarray) -> str:
-    digest = hashlib.sha256(json.dumps(list(texts)).encode())
-    digest.update(np.ascontiguousarray(matrix).data)
-    return f"{fingerprint} {digest.hexdigest()}"
+        fingerprint, known = read_vectors(folder)
+    except DataError:
+        fingerprint, known = "", {}
+    known = known if fingerprint == backbone.fingerprint else {}
+    new = [text for text in texts if text not in known]
+    if new:
+        known |= dict(zip(new, backbone.encode_text(new), strict=True))
+    matrix = np.stack([known[text] for text in texts]).astype(np.float32) if texts else np.zeros((0, backbone.dim), np.float32)
+    write_vectors(folder, backbone.fingerprint, texts, matrix)
+    return len(new)

@@ -15,6 +15,7 @@ from pipelines.embed.cache import Recipe, write_tokens, writing
 from pipelines.embed.precision import pack
 from pipelines.errors import DataError, UsageError
 from pipelines.outputs import sha256
+from pipelines.threads import one_thread
 
 if TYPE_CHECKING:
     from pipelines.backbones import Backbone
@@ -98,14 +99,10 @@ def _volume(path: Path, slice_axis: int) -> tuple[np.ndarray, tuple[float, float
 
 def _on_threads(images: Sequence[Image], job: Job, backbone: Backbone, jobs: int) -> Iterator[Result]:
     import joblib
-    import torch
 
-    threads = torch.get_num_threads()
-    try:
+    with one_thread():
         yield from joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(
             joblib.delayed(embed_image)(image, job, backbone) for image in images)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _on_cluster(images: Sequence[Image], job: Job, backbone: Backbone, address: str) -> Iterator[Result]:

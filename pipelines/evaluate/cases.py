@@ -16,6 +16,7 @@ from pipelines.evaluate.metrics import expected_calibration_error, measure, reli
 from pipelines.evaluate.overlay import Overlay, make_overlay, write_overlays
 from pipelines.params import Evaluate
 from pipelines.systems.protocol import Task
+from pipelines.threads import one_thread
 
 RELIABILITY_KEYS = ["cohort", "experiment", "system", "shots", "site", "label", "region", "bin"]
 RELIABILITY_SUMS = ["count", "confidence_sum", "accuracy_sum"]
@@ -50,16 +51,14 @@ class Prediction:
 
 def evaluate_fit(job: Job, task: Task, settings: Evaluate, out: Path) -> None:
     """Write `cases.csv`, `reliability.csv` and `overlays/` of one fit. Computes on one thread, so results do not depend on the machine's cores."""
-    import torch
-
     from pipelines.train.fitted import load_fitted
 
-    torch.set_num_threads(1)
-    fitted = load_fitted(job.folder, task)
-    if job.facts["system"] not in _WARM:  # a first prediction, not timed: what a library loads at its first use is no case's cost
-        fitted.predict(job.query[0])
-        _WARM.add(job.facts["system"])
-    measure_fit(fitted, job, task.labels, settings, out)
+    with one_thread():
+        fitted = load_fitted(job.folder, task)
+        if job.facts["system"] not in _WARM:  # a first prediction, not timed: what a library loads at its first use is no case's cost
+            fitted.predict(job.query[0])
+            _WARM.add(job.facts["system"])
+        measure_fit(fitted, job, task.labels, settings, out)
 
 
 def measure_fit(fitted, job: Job, labels: Sequence[str], settings: Evaluate, out: Path) -> None:

@@ -17,6 +17,7 @@ import warnings
 
 import numpy as np
 
+from pipelines.systems.lean import load_monai
 from pipelines.train.band import bounding_box, foreground_band
 
 Spacing = tuple[float, float, float]
@@ -38,6 +39,8 @@ def surface(truth: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing, toler
     if not predicted.any():
         return math.nan, 0.0
     import torch
+
+    load_monai()
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     box = bounding_box(truth | predicted, (1, 1, 1))
@@ -118,15 +121,3 @@ def measure(truth: np.ndarray, predicted: np.ndarray, probability: np.ndarray, b
         "predicted_ml": millilitres(predicted, spacing_mm),
     }
     return values, sums, band
-
-
-def patch_ceiling(label: np.ndarray, value: int, stride: int) -> float:
-    """Dice of the truth quantised to the token grid: every `stride` x `stride` patch of a slice takes its majority. NaN without truth.
-
-    What a decoder that only sees tokens could reach at best; `label` is `(S, H, W)`.
-    """
-    truth = label == value
-    padded = np.pad(truth, [(0, 0)] + [(0, -size % stride) for size in truth.shape[1:]])
-    share = padded.reshape(len(padded), padded.shape[1] // stride, stride, -1, stride).mean(axis=(2, 4))
-    quantised = np.repeat(np.repeat(share > 0.5, stride, axis=1), stride, axis=2)
-    return dice(truth, quantised[:, :truth.shape[1], :truth.shape[2]])

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ import pandas as pd
 from pipelines.cohort import MANIFEST, Case
 from pipelines.errors import DataError
 from pipelines.evaluate.cases import RELIABILITY_KEYS, Job, evaluate_fit, sum_bins
-from pipelines.evaluate.metrics import patch_ceiling
 from pipelines.evaluate.overlay import INDEX
 from pipelines.outputs import sha256, staged_folder, write_json
+from pipelines.parallel import spread
 from pipelines.params import Evaluate, Params
 from pipelines.systems import params_model
+from pipelines.systems.lean import load_monai
 from pipelines.systems.protocol import Task
 
 PARTS = "parts"
@@ -87,11 +89,8 @@ def _fingerprint(experiment: str, records: Sequence[tuple[Path, Mapping]], param
 
 def _run(waiting: Sequence[Job], task: Task, settings: Evaluate, parts: Path) -> None:
     """Evaluate the fits, one process per core."""
-    from joblib import Parallel, delayed
-
-    workers = max(1, min(os.cpu_count() or 1, len(waiting)))
-    done = Parallel(n_jobs=workers, return_as="generator_unordered", inner_max_num_threads=1 if workers > 1 else None)(
-        delayed(_run_one)(job, task, settings, parts) for job in waiting)
+    load_monai()  # once, before the processes part
+    done = spread(partial(_run_one, task=task, settings=settings, parts=parts), waiting, os.cpu_count() or 1)
     for count, facts in enumerate(done, start=1):
         print(f"{facts['experiment']}: measured fit {count} of {len(waiting)}, site {facts['site']} seed {facts['seed']}", flush=True)
 
@@ -120,18 +119,15 @@ def merge(folder: Path, parts: Sequence[Path]) -> None:
 
 def summarise(experiment: str, records: Sequence[tuple[Path, Mapping]], task: Task, cases: Sequence[Case], params: Params) -> dict[str, object]:
     """What a reader has to know beside the numbers."""
-    settings, stride = params.experiments[experiment], next(iter(task.backbone.levels.values()))[1]
-    labelled = [case.label() for case in cases if case.dseg is not None]
+    settings = params.experiments[experiment]
     return {
         "cohort": params.cohort.name, "caveat": params.cohort.caveat, "disease": params.cohort.disease, "split_by": params.cohort.split_by,
         "labels": [{"name": label.name, "text": label.text} for label in params.cohort.labels],
         "experiment": experiment, "system": settings.system, "title": params_model(settings.system).model_config.get("title") or settings.system,
         "shots": settings.shots, "params": settings.params, "protocol": params.protocol.kind, "modalities": list(task.modalities),
         "sites": sorted({record["site"] for _, record in records}), "seeds": sorted({record["seed"] for _, record in records}),
-        "fits": len(records), "cases": len(cases), "labelled_cases": len(labelled),
-        "patch_ceiling": {name: _mean([patch_ceiling(label, value, stride) for label in labelled])
-                          for value, name in enumerate(task.labels, start=1)},
-        "patch_stride": stride, "backbone": {"name": params.embed.backbone, "fingerprint": task.backbone.fingerprint},
+        "fits": len(records), "cases": len(cases), "labelled_cases": sum(case.dseg is not None for case in cases),
+        "backbone": {"name": params.embed.backbone, "fingerprint": task.backbone.fingerprint},
         "calibration_from": sorted({str(record["calibration_from"]) for _, record in records}),
         "cost": {"train_seconds": _mean([record["train_seconds"] for _, record in records]),
                  "model_bytes": _mean([_model_bytes(folder) for folder, _ in records])},

@@ -22,6 +22,7 @@ from pipelines.ingest.dicom import Plan, label_path, site_of
 from pipelines.ingest.jobs import SIDECAR, Candidate, Case, ImageJob, LabelJob
 from pipelines.ingest.labels import LabelSource, safe_name
 from pipelines.ingest.pseudonyms import FRAME_LENGTH
+from pipelines.ingest.renamed import as_bids
 from pipelines.ingest.rules import model, vendor, without_device
 from pipelines.ingest.source import SourceFile
 from pipelines.params import ModalitySpec, Params
@@ -33,7 +34,8 @@ FOREGROUND_MASKS = ("brain", "head")  # `desc-brain_mask` is no target
 #: Entities that tell repeats and derivatives of one modality apart, not modalities (BIDS 1.10, appendix "entities").
 NOT_DECIDING = frozenset(["sub", "ses", "run", "acq", "rec", "dir", "space", "res"])
 NAME = re.compile(r"sub-(?P<subject>[^_/]+)(?P<entities>(?:_[A-Za-z]+-[^_]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?", re.IGNORECASE)
-NAMES_WANTED = "name it sub-<label>[_ses-<label>][_<entity>-<label>]_<suffix>.nii.gz, with a suffix of params ingest.modalities, _dseg or _mask"
+NAMES_WANTED = ("name it sub-<label>[_ses-<label>][_<entity>-<label>]_<suffix>.nii.gz, with a suffix of params ingest.modalities, _dseg or _mask, "
+                "or say in params cohort.names what the source's own names mean")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def modality_of(entities: Mapping[str, str], suffix: str, modalities: Mapping[st
 def plan_bids(files: Sequence[SourceFile], params: Params) -> Plan:
     """Plan the NIfTI files of a source; `files` are all of its files, for sidecars and lookups."""
     plan, parsed = Plan(), []
+    files = [as_bids(file, params.cohort.names, params.ingest.modalities) for file in files]
     nifti = [file for file in files if file.is_nifti]
     for number, file in enumerate(nifti, 1):
         if parse(file, "") is None:

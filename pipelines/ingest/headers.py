@@ -106,7 +106,7 @@ def quiet() -> Iterator[None]:
 
 def scan(files: Sequence[SourceFile], jobs: int = 1) -> list[Header | Refused]:
     """The headers of `files`, in their order; a refusal in place of each that has none."""
-    from pipelines.ingest.parallel import spread
+    from pipelines.parallel import spread
 
     chunks = [files[start:start + CHUNK] for start in range(0, len(files), CHUNK)]
     return [header for chunk in spread(_scan_chunk, chunks, jobs) for header in chunk]

@@ -17,11 +17,11 @@ from pipelines.ingest.bids import plan_bids, source_tables
 from pipelines.ingest.dicom import Plan, plan_dicom
 from pipelines.ingest.fingerprint.stage import FILE, write_fingerprint
 from pipelines.ingest.jobs import WORK, Case, Home, ImageJob, LabelJob, Outcome, run
-from pipelines.ingest.parallel import spread
 from pipelines.ingest.participants import write_participants
 from pipelines.ingest.pseudonyms import Pseudonyms, load_key
 from pipelines.ingest.source import Files, SourceFile, fingerprint, kind_of, open_source, unusable
 from pipelines.outputs import sha256, staged_folder, write_json, write_text
+from pipelines.parallel import spread
 from pipelines.params import Params, SiteRule
 
 BIDS_VERSION = "1.10.0"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import DataError
+from pipelines.prompts.vectors import read_vectors
 
 #: Classes that every cohort has besides its target labels: what a token is when no label covers it.
 BACKGROUND_CLASSES = ("healthy", "outside")
@@ -27,13 +28,21 @@ class PromptBank:
 
     @classmethod
     def load(cls, prompts: Path, embeddings: Path) -> PromptBank:
-        """From stage 3's folder (`prompts.json`) and stage 4's (`text.safetensors`, `text.json`)."""
-        from safetensors.numpy import load_file
+        """From stage 3's folder (`prompts.json`) and stage 4's (`text.safetensors`, `text.json`).
 
-        phrasings = json.loads((Path(prompts) / "prompts.json").read_text())
-        texts = json.loads((Path(embeddings) / "text.json").read_text())
-        matrix = load_file(Path(embeddings) / "text.safetensors")["embeddings"]
-        return cls(phrasings, dict(zip(texts, matrix, strict=True)))
+        Raises DataError where a file is missing or damaged, or a text has no vector.
+        """
+        path = Path(prompts) / "prompts.json"
+        try:
+            bank = cls(json.loads(path.read_text()), read_vectors(embeddings)[1])
+            missing = [text for text in bank.texts() if text not in bank.vectors]
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist; run the prompts stage first (python -m pipelines.prompts --out {prompts} ...)") from None
+        except (ValueError, AttributeError, TypeError):
+            raise DataError(f"{path} is no prompt bank (modality -> class -> site -> list of texts); run the prompts stage again") from None
+        if missing:
+            raise DataError(f"{embeddings} has no vector of {len(missing)} texts of {path} (first: {missing[0]!r}); run the embed stage again")
+        return bank
 
     def texts(self) -> list[str]:
         """Every distinct text, sorted: what stage 4 encodes."""

@@ -88,7 +88,7 @@ def learning_curve(cohort: Cohort, rows: pd.DataFrame, path: Path) -> None:
             error = np.stack([line.dice - line.low.fillna(line.dice), line.high.fillna(line.dice) - line.dice]).clip(min=0)
             axis.errorbar(place, line.dice, yerr=error, color=colours(cohort)[system], marker=markers(cohort)[system], capsize=3, linewidth=1.6,
                           markersize=6, label=cohort.title(system))
-        ceiling = cohort.any_summary["patch_ceiling"].get(label)
+        ceiling = cohort.patch_ceiling.get(label)
         if ceiling is not None:
             axis.axhline(ceiling, color=FAINT, linestyle=(0, (2, 3)))
             axis.annotate(f"patch ceiling {ceiling:.2f}", (0.5, ceiling), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8,

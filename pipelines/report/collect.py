@@ -22,6 +22,9 @@ from pipelines.params import DEFAULT, Evaluate, Params, load_params
 COLUMNS = ["cohort", "experiment", "system", "shots", "seed", "site", "case", "label", "dice", "hd95_mm", "nsd_2mm", "ece", "brier", "nll",
            "false_positive_ml", "train_seconds", "predict_seconds"]
 FINGERPRINT = "fingerprint.json"  # what ingest says of the cohort's data, beside the experiments' folders
+BACKBONE = "embed.json"  # what embed says of the cohort's backbone and cache, there too
+#: What of it goes into metrics.json: what does not depend on when and where the stage ran.
+BACKBONE_FACTS = ("backbone", "fingerprint", "precision", "levels", "patch_ceiling", "bytes_per_voxel", "times_float16_voxels")
 TEXT = dict.fromkeys(("cohort", "experiment", "system", "site", "case", "label", "region", "calibration_from"), str)
 
 
@@ -39,6 +42,7 @@ class Cohort:
     folder: Path
     waiting: list[str]  # listed in params, not evaluated yet
     fingerprint: dict | None = None  # None where ingest was an earlier version's
+    backbone: dict | None = None  # None where embed was
 
     @property
     def any_summary(self) -> dict:
@@ -49,6 +53,14 @@ class Cohort:
     def labels(self) -> dict[str, str]:
         """Label name -> how a radiologist names it."""
         return {label["name"]: label["text"] for label in self.any_summary["labels"]}
+
+    @property
+    def patch_ceiling(self) -> dict[str, float | None]:
+        """Label -> Dice of the truth itself on the backbone's finest token grid."""
+        if self.backbone is None:
+            return {}
+        finest = min(self.backbone["levels"], key=lambda level: self.backbone["levels"][level]["stride"])
+        return {label: values["mean"] for label, values in self.backbone["patch_ceiling"][finest].items()}
 
     @property
     def headline(self) -> str:
@@ -120,7 +132,15 @@ def _read(folder: Path, file: str, params: Params) -> Cohort | None:
         reliability=_tables(folder, done, "reliability.csv"),
         folder=folder, waiting=[name for name in params.experiments if name not in done],
         fingerprint=json.loads((folder / FINGERPRINT).read_text()) if (folder / FINGERPRINT).is_file() else None,
+        backbone=_backbone(folder / BACKBONE),
     )
+
+
+def _backbone(file: Path) -> dict | None:
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text())
+    return {name: content[name] for name in BACKBONE_FACTS if name in content} if "patch_ceiling" in content else None
 
 
 def _tables(folder: Path, experiments: list[str], name: str) -> pd.DataFrame:

@@ -130,7 +130,7 @@ def cohort_metrics(cohort: Cohort) -> dict[str, object]:
         "caveat": cohort.any_summary["caveat"], "disease": cohort.any_summary["disease"], "headline": cohort.headline,
         "confidence": cohort.settings.confidence, "labels": list(cohort.labels),
         "unit": "study" if split_by == "session" else "patient", "protocol": cohort.any_summary["protocol"],
-        "patch_ceiling": cohort.any_summary["patch_ceiling"],
+        "patch_ceiling": cohort.patch_ceiling, "backbone": cohort.backbone,
         "experiments": {name: experiment_metrics(cohort, name, split_by) for name in cohort.summaries},
         "comparisons": comparisons(cohort, split_by),
     }

@@ -13,13 +13,16 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from pipelines.cohort import MANIFEST, Case
 from pipelines.outputs import sha256, staged_folder, write_json
+from pipelines.parallel import spread
 from pipelines.params import Experiment, Params
 from pipelines.systems import create, params_model
 from pipelines.systems.protocol import Task
+from pipelines.threads import one_thread
 from pipelines.train.calibrate import Temperature, band_sample, fit_temperature
 from pipelines.train.fitted import RECORD
 from pipelines.train.inputs import experiment_of, load_task
@@ -70,18 +73,12 @@ def plan_fits(name: str, experiment: Experiment, cases: Sequence[Case], params: 
 
 def fit_one(job: Job, task: Task, out: Path) -> dict:
     """Train, calibrate and write one fit; its folder appears whole. Returns what `fit.json` holds."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         system = create(job.system, params_model(job.system)(**job.params))
         start = time.perf_counter()
         system.fit(task, job.split.support, job.seed)
         seconds = time.perf_counter() - start
         temperature = _calibrate(system, task, job)
-    finally:
-        torch.set_num_threads(threads)
     record = {"experiment": job.experiment, "system": job.system, "params": job.params, "shots": job.shots, "site": job.site, "seed": job.seed,
               "labels": list(task.labels), "modalities": list(task.modalities), "split": job.split.ids(),
               "calibration_from": job.split.calibration_from, "temperature": temperature.value, "calibration": asdict(temperature),
@@ -103,11 +100,8 @@ def _calibrate(system, task: Task, job: Job) -> Temperature:
 
 def _run(waiting: Sequence[Job], task: Task, out: Path, jobs: int) -> None:
     """Make the fits, `jobs` at a time, telling how far it is and how long it will take."""
-    from joblib import Parallel, delayed
-
-    start, jobs = time.monotonic(), max(1, min(jobs, len(waiting)))
-    done = Parallel(n_jobs=jobs, return_as="generator_unordered", inner_max_num_threads=1 if jobs > 1 else None)(
-        delayed(fit_one)(job, task, out) for job in waiting)
+    start = time.monotonic()
+    done = spread(partial(fit_one, task=task, out=out), waiting, jobs)
     for count, record in enumerate(done, start=1):
         left = (time.monotonic() - start) / count * (len(waiting) - count)
         print(f"{record['experiment']}: fit {count} of {len(waiting)}, site {record['site']} seed {record['seed']}, "

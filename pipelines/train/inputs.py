@@ -14,7 +14,7 @@ from pipelines.systems.protocol import Task
 
 def load_task(source: Path, prompts: Path, embeddings: Path, params: Params) -> tuple[Task, list[Case]]:
     """The task of a resampled cohort and its cases, sorted by id. Raises `DataError` where a stage has not run or nothing is usable."""
-    from pipelines.embed.cache import token_files
+    from pipelines.embed.cache import read_index, token_files
 
     for folder, stage in ((source, "resample"), (prompts, "prompts"), (embeddings, "embed")):
         if not Path(folder).is_dir():
@@ -22,13 +22,16 @@ def load_task(source: Path, prompts: Path, embeddings: Path, params: Params) -> 
     cases = cases_of(source, token_files(embeddings))
     if not cases:
         raise DataError(f"{source} holds no case with an image and a mask; its quarantine.tsv says why")
+    backbone = load_backbone(params.embed.backbone)
+    if any(fingerprint != backbone.fingerprint for fingerprint in read_index(embeddings).fingerprint):
+        raise DataError(f"{embeddings} was made with another backbone than {params.embed.backbone} is now; run the embed stage again")
     present = {modality for case in cases for modality in case.images}
     known = [modality for modality in params.ingest.modalities if modality in present]
     task = Task(
         labels=tuple(label.name for label in params.cohort.labels),
         modalities=(*known, *sorted(present - set(known))),
         prompts=PromptBank.load(prompts, embeddings),
-        backbone=load_backbone(params.embed.backbone),
+        backbone=backbone,
     )
     return task, cases
 

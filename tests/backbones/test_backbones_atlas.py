@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.backbones import load_backbone
 from pipelines.backbones.atlas import Atlas
 from pipelines.backbones.atlas.config import AtlasConfig
+from pipelines.backbones.atlas.evaluation import FOUND, find_pixels, name_pixels, probabilities
 from pipelines.backbones.atlas.model import Towers, save_towers
 from pipelines.errors import DataError, UsageError
 
@@ -61,11 +62,13 @@ def test_the_same_image_and_text_give_the_same_numbers(folder, atlas):
     np.testing.assert_array_equal(atlas.encode_text(["oedema"]), again.encode_text(["oedema"]))
 
 
-def test_a_slice_does_not_depend_on_its_neighbours(atlas):
-    volume = np.random.default_rng(1).standard_normal((3, 32, 32)).astype(np.float32)
-    together = atlas.encode_image(volume, SPACING)["fine"]
-    alone = atlas.encode_image(volume[1:2], SPACING)["fine"]
-    np.testing.assert_allclose(together[1:2], alone, atol=2e-3)
+def test_a_slice_depends_on_its_two_neighbours_only(atlas):
+    volume = np.random.default_rng(1).standard_normal((7, 32, 32)).astype(np.float32)
+    whole, middle = atlas.encode_image(volume, SPACING)["fine"], atlas.encode_image(volume[2:5], SPACING)["fine"]
+    np.testing.assert_allclose(whole[3], middle[1], atol=2e-3)
+    assert np.abs(whole[2] - middle[0]).max() > 0.01  # here the slice stands in for the one before it
+    alone = atlas.encode_image(volume[2:3], SPACING)["fine"]
+    np.testing.assert_allclose(atlas.encode_image(volume[[2, 2, 2]], SPACING)["fine"][1], alone[0], atol=2e-3)
 
 
 def test_a_token_sits_on_its_pixels(atlas):
@@ -92,6 +95,25 @@ def test_text_vectors(atlas):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(atlas.encode_text(texts[:1])[0], vectors[0], atol=1e-5)  # whatever stands beside it
     assert atlas.encode_text([]).shape == (0, atlas.dim)
+
+
+def test_a_model_taught_without_text_has_class_vectors_and_no_words(tmp_path):
+    config = SMALL.model_copy(update={"classes": 5})
+    save_towers(tmp_path, Towers(config), config)
+    control = Atlas.load(tmp_path)
+    assert control.class_vectors().shape == (5, control.dim)
+    with pytest.raises(DataError, match="without text"):
+        control.encode_text(["oedema"])
+
+
+def test_naming_and_finding_agree_with_the_probabilities(atlas):
+    volume = np.random.default_rng(3).standard_normal((2, 33, 40)).astype(np.float32)
+    classes = {"a": ["white matter", "white matter on T1"], "b": ["glioma"], "c": ["air"]}
+    chance = probabilities(atlas, volume, SPACING, classes)
+    assert chance.shape == (2, 3, 33, 40)
+    np.testing.assert_allclose(chance.sum(1), 1, atol=1e-5)
+    np.testing.assert_array_equal(name_pixels(atlas, volume, SPACING, classes), chance.argmax(1))
+    np.testing.assert_array_equal(find_pixels(atlas, volume, SPACING, classes, "b"), chance[:, 1] > FOUND)
 
 
 def test_fingerprint_follows_weights_config_and_code(folder, tmp_path, atlas, monkeypatch):

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny_cohort import tiny_case, tiny_task
 from torch.nn import functional
 
-from pipelines.backbones import load_backbone
+from pipelines.backbones import find_folder, load_backbone
 from pipelines.backbones.hub import checkpoint, huggingface
 from pipelines.backbones.hub.dense import BUDGET, STRIDE, TEXT, affordable, native_precision, projection
 from pipelines.backbones.hub.pixels import WINDOW, Preprocessing, brightness, pixels
@@ -34,6 +34,7 @@ from pipelines.errors import DataError, UsageError
 from pipelines.outputs import sha256
 from pipelines.prompts.bank import PromptBank
 from pipelines.systems import create, params_model
+from tasks.model import find_backbone
 
 ROOT = Path(__file__).parents[2]
 HAS_GPU = torch.cuda.is_available()
@@ -367,6 +368,19 @@ def test_fingerprint_follows_weights_preprocessing_and_code(folders, copy, monke
     assert len(seen | {huggingface.load(str(copy)).fingerprint}) == 4
 
 
+def test_precision_is_part_of_the_fingerprint_and_can_be_asked_for(folders):
+    name = f"transformers:{folders['clip']}"
+    exact, rounded = (huggingface.load(str(folders["clip"]), precision) for precision in (torch.float32, torch.bfloat16))
+    assert exact.fingerprint != rounded.fingerprint
+    image = volume(1, 16, 16)
+    for wanted, other in ((exact, rounded), (rounded, exact)):
+        found = load_backbone(name, wanted.fingerprint)
+        assert found.fingerprint == wanted.fingerprint and found.precision == wanted.precision
+        np.testing.assert_array_equal(found.encode_image(image, SPACING)[TEXT], wanted.encode_image(image, SPACING)[TEXT])
+        assert (found.encode_image(image, SPACING)[TEXT] != other.encode_image(image, SPACING)[TEXT]).any()
+    assert load_backbone(name, "f" * 64).fingerprint == load_backbone(name).fingerprint  # which the caller refuses
+
+
 def test_weights_in_parts_and_the_newer_preprocessor_file(folders, copy):
     from transformers import AutoModel
 
@@ -414,6 +428,10 @@ def test_a_missing_model_says_how_to_get_it(requests):
     for where in ("models/clip", "no such/place/at all", ""):
         with pytest.raises(UsageError, match="hf download <owner/name> --local-dir models/"):
             load_backbone(f"transformers:{where}")
+    for where, words in (("models/MedSigLIP", r"accept its terms.*hf download google/medsiglip-448 --local-dir models/MedSigLIP, then"),
+                         ("models/pubmed-clip", r"hf download flaviagiammarino/pubmed-clip-vit-base-patch32 --local-dir models/pubmed-clip, then")):
+        with pytest.raises(UsageError, match=words):
+            load_backbone(f"transformers:{where}")
     assert requests == []
 
 
@@ -435,7 +453,18 @@ def test_a_hub_id_is_found_in_the_local_cache(folders, monkeypatch, tmp_path):
     (entry / "refs").mkdir(parents=True)
     (entry / "refs" / "main").write_text("abc")
     shutil.copytree(folders["clip"], entry / "snapshots" / "abc")
-    assert load_backbone("transformers:acme/clip").fingerprint == huggingface.load(str(folders["clip"])).fingerprint
+    found = load_backbone("transformers:acme/clip")
+    assert found.fingerprint == huggingface.load(str(folders["clip"])).fingerprint
+    assert find_folder("transformers:acme/clip") == entry / "snapshots" / "abc"
+    assert find_folder("transformers:acme/other") is None and find_folder(f"atlas:{tmp_path / 'none'}") is None
+    monkeypatch.setenv("SEMIFLOW_BACKBONE", "acme/clip")  # a logged model finds it there too, and its precision with it
+    rounded = huggingface.load(str(folders["clip"]), torch.bfloat16)
+    for place in ("transformers:acme/clip", "transformers:models/gone"):
+        assert find_backbone(place, rounded.fingerprint).precision == torch.bfloat16
+    monkeypatch.delenv("SEMIFLOW_BACKBONE")
+    assert find_backbone("transformers:acme/clip", found.fingerprint).fingerprint == found.fingerprint
+    with pytest.raises(UsageError, match="is not at acme/other; set SEMIFLOW_BACKBONE"):
+        find_backbone("transformers:acme/other", found.fingerprint)
 
 
 def test_a_pickle_is_refused_with_the_command_that_converts_it(copy):

@@ -19,7 +19,8 @@ from pipelines.backbones.atlas import Atlas
 from pipelines.cli import run
 from pipelines.cohort import cases_of, read_manifest, read_quarantine, write_manifest
 from pipelines.embed.__main__ import app
-from pipelines.embed.cache import INDEX, read_index, token_files
+from pipelines.embed.cache import read_index, token_files
+from pipelines.embed.folder import INDEX
 from pipelines.embed.stage import embed
 from pipelines.errors import DataError
 from pipelines.outputs import sha256

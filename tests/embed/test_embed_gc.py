@@ -9,7 +9,8 @@ from pipelines.backbones.atlas import Atlas
 from pipelines.cli import run
 from pipelines.cohort import write_manifest
 from pipelines.embed.__main__ import app
-from pipelines.embed.cache import lock, read_index, token_files
+from pipelines.embed.cache import read_index, token_files
+from pipelines.embed.folder import lock
 from pipelines.embed.garbage import clear
 from pipelines.embed.stage import embed
 from pipelines.errors import DataError, UsageError

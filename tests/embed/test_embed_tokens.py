@@ -150,7 +150,12 @@ def test_metrics_lie_outside_the_cache_and_have_its_size(cohort, tmp_path):
         found.append(json.loads((tmp_path / "metrics.json").read_text()))
         stored.append(contents(out))
     assert stored[0] == stored[1]
-    assert found[0].pop("volumes_per_minute") > 0 and found[1].pop("volumes_per_minute") is None
+    for name in ("volumes_per_minute", "tokens_per_second"):
+        assert found[0].pop(name) > 0 and found[1].pop(name) is None
+    backbone = {name: [metrics.pop(name) for metrics in found] for name in ("backbone", "fingerprint", "precision", "levels", "patch_ceiling")}
+    assert all(first == second for first, second in backbone.values())
+    assert backbone["levels"][0] == {"fine": {"channels": 8, "stride": 2}, "coarse": {"channels": 8, "stride": 8}}
+    assert backbone["fingerprint"][0] == read_index(out).fingerprint[0] and set(backbone["patch_ceiling"][0]) == {"fine", "coarse"}
     size, voxels = read_index(out).bytes.sum(), 4 * np.prod(SHAPE)
     same = {"refused": 0, "megabytes": round(size / 1e6, 3), "bytes_per_voxel": round(size / voxels, 3),
             "times_float16_voxels": round(size / voxels / 2, 3)}

@@ -14,7 +14,7 @@ from embed_cohort import add_case, add_images, command, contents, model, write_p
 
 from pipelines.backbones.atlas import Atlas
 from pipelines.cohort import write_manifest
-from pipelines.embed.cache import INDEX
+from pipelines.embed.folder import INDEX
 from pipelines.embed.stage import embed
 from pipelines.errors import DataError
 

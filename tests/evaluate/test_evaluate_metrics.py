@@ -118,15 +118,3 @@ def test_band_is_every_voxel_within_reach(truth, predicted, band_mm):
     everywhere = np.argwhere(np.ones(truth.shape)) * SPACING
     nearest = np.linalg.norm(everywhere[:, None] - union[None], axis=-1).min(axis=1) if len(union) else np.full(truth.size, np.inf)
     np.testing.assert_array_equal(metrics.foreground_band(truth, predicted, SPACING, band_mm).ravel(), nearest <= band_mm)
-
-
-def test_patch_ceiling():
-    label = np.zeros((2, 10, 9), np.uint8)
-    label[:, 4:8, 4:8] = 1
-    assert metrics.patch_ceiling(label, 1, 1) == 1
-    assert metrics.patch_ceiling(label, 1, 4) == 1  # on the grid
-    label = np.roll(label, 1, axis=2)
-    assert metrics.patch_ceiling(label, 1, 4) == pytest.approx(2 * 24 / (32 + 32))  # three quarters of a patch are the majority
-    label = np.roll(label, 1, axis=2)
-    assert metrics.patch_ceiling(label, 1, 4) == 0  # half of a patch is not
-    assert math.isnan(metrics.patch_ceiling(label, 2, 4))

@@ -12,7 +12,6 @@ from scipy.ndimage import gaussian_filter
 
 from pipelines.cohort import Case
 from pipelines.evaluate.cases import Job, measure_fit
-from pipelines.evaluate.metrics import patch_ceiling
 from pipelines.evaluate.stage import merge
 from pipelines.outputs import write_json
 from pipelines.params import Params, load_params
@@ -109,14 +108,13 @@ def write_experiment(folder: Path, name: str, params: Params, sites=("alpha", "b
             parts[-1].mkdir(parents=True, exist_ok=True)
             measure_fit(Displaced(ERROR[experiment.system] / experiment.shots ** 0.3, record), job, LABELS, params.evaluate, parts[-1])
     merge(out, parts)
-    labels = [case.label() for site in sites for case in (make_case(site, number) for number in range(1, subjects + 1))]
+    labelled = len(sites) * subjects
     write_json(out / "summary.json", {
         "cohort": params.cohort.name, "caveat": params.cohort.caveat, "disease": params.cohort.disease, "split_by": params.cohort.split_by,
         "labels": [{"name": label.name, "text": label.text} for label in params.cohort.labels], "experiment": name, "system": experiment.system,
         "title": TITLES[experiment.system], "shots": experiment.shots, "params": {}, "protocol": "within", "modalities": ["FLAIR", "ceT1w"],
-        "sites": sorted(sites), "seeds": params.protocol.seeds, "fits": len(parts), "cases": len(labels), "labelled_cases": len(labels),
-        "patch_ceiling": {label: float(np.nanmean([patch_ceiling(volume, value, 4) for volume in labels])) for value, label in enumerate(LABELS, 1)},
-        "patch_stride": 4, "backbone": {"name": "atlas:models/atlas", "fingerprint": "0123456789abcdef" * 4}, "calibration_from": ["site"],
+        "sites": sorted(sites), "seeds": params.protocol.seeds, "fits": len(parts), "cases": labelled, "labelled_cases": labelled,
+        "backbone": {"name": "atlas:models/atlas", "fingerprint": "0123456789abcdef" * 4}, "calibration_from": ["site"],
         "cost": {"train_seconds": 2.5 * experiment.shots, "model_bytes": 412_000}, "evaluate": params.evaluate.model_dump(),
     })
 

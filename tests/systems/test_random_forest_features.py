@@ -1,4 +1,4 @@
-"""The forest's filters against scipy's, and its cache."""
+"""The forest's filters against scipy's, its cache, and its prediction against scikit-learn's own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
-from tiny_cohort import tiny_case
+from tiny_cohort import tiny_case, tiny_task
 
+from pipelines.systems import create
+from pipelines.systems.baselines.random_forest import system as forest_module
 from pipelines.systems.baselines.random_forest.features import PER_SCALE, FeatureCache, voxel_features
+from pipelines.systems.baselines.random_forest.params import Params
 from pipelines.systems.filters import eigenvalues, gaussian, head_box, inside
 
 
@@ -56,3 +59,13 @@ def test_outside_the_head_is_background():
     np.testing.assert_allclose(volume[1], np.where(mask, 0.8, 0))
     np.testing.assert_allclose(volume.sum(0), 1)
     assert head_box(mask) == (slice(None), slice(2, 4), slice(1, 3))
+
+
+def test_voxels_a_few_at_a_time_give_scikit_learns_probabilities_to_the_bit(monkeypatch):
+    case, task = tiny_case(0), tiny_task()
+    system = create("random-forest", Params(trees=7, voxels_per_class=200))
+    system.fit(task, [case], seed=0)
+    features = voxel_features(case, task.modalities, system.params.sigmas)
+    monkeypatch.setattr(forest_module, "VOXELS_AT_ONCE", 1000)
+    assert len(features) % 1000
+    np.testing.assert_array_equal(system._balanced(features), system.forest.predict_proba(features.astype(np.float32)))

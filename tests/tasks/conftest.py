@@ -64,12 +64,12 @@ def project(tmp_path_factory, tiny_task) -> Path:
 def write_data(data: Path, task: Task) -> None:
     """What stages 2 to 5 leave: manifest, prompts, text embeddings, fits."""
     import nibabel
-    from safetensors.numpy import save_file
+
+    from pipelines.prompts.vectors import write_vectors
 
     phrasings, vectors = tiny_prompts()
     write_json(data / "prompts" / "prompts.json", phrasings)
-    write_json(data / "embeddings" / "text.json", list(vectors))
-    save_file({"embeddings": np.stack(list(vectors.values()))}, data / "embeddings" / "text.safetensors")
+    write_vectors(data / "embeddings", FINGERPRINT, list(vectors), np.stack(list(vectors.values())))
     rows = []
     for number in range(3):
         path = bids_path(f"{number:03d}", "", "anat", "FLAIR")

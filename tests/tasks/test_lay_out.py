@@ -65,7 +65,7 @@ def test_a_simulated_cohort_keeps_its_simulation(project):
 
 
 def test_an_unknown_cohort_is_answered_with_those_there_are(project):
-    with pytest.raises(UsageError, match="no cohort 'nope'; known: pgbm, phantom, tcga-lgg"):
+    with pytest.raises(UsageError, match="no cohort 'nope'; known: open-ms, pgbm, phantom, tcga-lgg"):
         lay_out("nope", project)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from pipelines.errors import DataError, UsageError
 from pipelines.outputs import write_json
 from pipelines.prompts.bank import PromptBank
+from pipelines.prompts.vectors import write_vectors
 from pipelines.train.fitted import load_fitted
 
 ATLAS = Path(__file__).parents[2] / "models" / "atlas"
@@ -115,8 +115,7 @@ def test_a_system_on_tokens_encodes_a_new_study_itself(atlas, tiny_task, case_of
                                   "temperature": 0.8, "labels": list(task.labels), "modalities": list(task.modalities),
                                   "backbone": atlas.fingerprint})
     write_json(tmp_path / "prompts.json", task.prompts.phrasings)
-    write_json(tmp_path / "text.json", texts)
-    save_file({"embeddings": atlas.encode_text(texts)}, tmp_path / "text.safetensors")
+    write_vectors(tmp_path, atlas.fingerprint, texts, atlas.encode_text(texts))
     with packed(fit, tmp_path, tmp_path, "atlas:models/atlas") as parts:
         mlflow.pyfunc.save_model(tmp_path / "saved", **parts)
     backbone = (ATLAS / "weights.safetensors").read_bytes()

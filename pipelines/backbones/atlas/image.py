@@ -1,4 +1,4 @@
-"""The image tower: a small U-shaped network over single slices, whose decoder gives dense tokens at two scales."""
+"""The image tower: a small U-shaped network over a slice and its two neighbours, whose decoder gives dense tokens at two scales."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch.nn import functional
 #: Intensities arrive with median 0 and robust sd 1 inside the head; what lies further out than this is fat or an artefact.
 CLIP = 6.0
 FINE_STRIDE, COARSE_STRIDE = 2, 8
+#: The slice before, the slice itself and the one after.
+NEIGHBOURS = 3
 #: Height and width are padded to a multiple of the deepest stride.
 DEEPEST_STRIDE = 16
 
@@ -34,16 +36,16 @@ class Residual(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Slices `(N, 1, H, W)` to `{"fine": (N, fine, H/2, W/2), "coarse": (N, coarse, H/8, W/8)}`.
+    """Slices with their neighbours `(N, 3, H, W)` to `{"fine": (N, fine, H/2, W/2), "coarse": (N, coarse, H/8, W/8)}`.
 
-    H and W must be multiples of 16. `widths` are the channels at strides 2, 4, 8 and 16.
+    H and W must be multiples of 16. `widths` are the channels at strides 2, 4, 8 and 16, `depths` the residual blocks there on the way down.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int], fine: int, coarse: int, dim: int):
+    def __init__(self, widths: tuple[int, int, int, int], depths: tuple[int, int, int, int], fine: int, coarse: int, dim: int):
         super().__init__()
         w2, w4, w8, w16 = widths
-        self.stem = nn.Sequential(nn.PixelUnshuffle(FINE_STRIDE), nn.Conv2d(FINE_STRIDE**2, w2, 3, padding=1))
-        self.down = nn.ModuleList([Residual(width) for width in widths])
+        self.stem = nn.Sequential(nn.PixelUnshuffle(FINE_STRIDE), nn.Conv2d(NEIGHBOURS * FINE_STRIDE**2, w2, 3, padding=1))
+        self.down = nn.ModuleList([nn.Sequential(*(Residual(width) for _ in range(depth))) for width, depth in zip(widths, depths, strict=True)])
         self.shrink = nn.ModuleList([nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)])
         self.grow = nn.ModuleList([nn.Conv2d(a, b, 1) for a, b in ((w16, w8), (w8, w4), (w4, w2))])
         self.up = nn.ModuleList([Residual(width) for width in (w8, w4, w2)])
@@ -67,10 +69,19 @@ class ImageEncoder(nn.Module):
                 tokens["coarse"] = self.coarse(x)
         return {"fine": self.fine(x), "coarse": tokens["coarse"]}
 
+    @staticmethod
+    def with_neighbours(volume: torch.Tensor) -> torch.Tensor:
+        """Slices `(S, H, W)` to `(S, 3, H, W)`; the first and the last stand in for the neighbour they lack."""
+        return torch.stack([torch.cat([volume[:1], volume[:-1]]), volume, torch.cat([volume[1:], volume[-1:]])], dim=1)
+
     def align(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Both levels at the fine grid, in text space: `(N, dim, h, w)`, unit length."""
+        return functional.normalize(self.aligner(self.joined(tokens)), dim=1)
+
+    def joined(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Both levels at the fine grid, before they are aligned: `(N, fine + coarse, h, w)`."""
         fine = tokens["fine"]
         ratio = COARSE_STRIDE // FINE_STRIDE
         coarse = functional.interpolate(tokens["coarse"], scale_factor=float(ratio), mode="bilinear", align_corners=False)
         coarse = coarse[..., : fine.shape[-2], : fine.shape[-1]]  # a coarse token may reach beyond an image of odd size
-        return functional.normalize(self.aligner(torch.cat([fine, coarse], dim=1)), dim=1)
+        return torch.cat([fine, coarse], dim=1)

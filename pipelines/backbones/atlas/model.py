@@ -22,7 +22,7 @@ from pipelines.outputs import staged_file, write_json
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 #: Raised whenever the same weights would give other numbers: it is part of the fingerprint, so caches notice.
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 #: Slices encoded together: large enough to keep two cores busy, small enough to stay in their caches.
 SLICES_AT_ONCE = 8
 
@@ -32,15 +32,16 @@ class Towers(nn.Module):
 
     def __init__(self, config: AtlasConfig):
         super().__init__()
-        self.image = ImageEncoder(config.widths, config.fine, config.coarse, config.dim)
+        self.image = ImageEncoder(config.widths, config.depths, config.fine, config.coarse, config.dim)
         self.text = TextEncoder(config.text_buckets, config.dim, config.text_layers, config.text_heads)
+        self.classes = nn.Parameter(torch.randn(config.classes, config.dim)) if config.classes else None
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
 
 class Atlas:
     """The embedded backbone. See `pipelines.backbones.protocol.Backbone`.
 
-    Slices are encoded one by one at the resolution they have; it was trained on pixels of 1 to 2 mm.
+    Every slice is encoded with its two neighbours, at the resolution it has; it was trained on pixels of 0.9 to 2 mm, slices 1 to 9 mm apart.
     """
 
     def __init__(self, towers: Towers, config: AtlasConfig, fingerprint: str):
@@ -73,13 +74,18 @@ class Atlas:
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    @property
+    def scale(self) -> float:
+        """What similarities are multiplied by before a softmax over classes: the inverse temperature of the training."""
+        return float(self.towers.log_scale.detach().exp())
+
     @torch.inference_mode()
     def encode_image(self, volume: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, np.ndarray]:
         """Tokens of `(S, H, W)`: `fine` `(S, 24, ceil(H/2), ceil(W/2))` and `coarse` `(S, 64, ceil(H/8), ceil(W/8))`, float16.
 
         `spacing_mm` is not used: slices are not resampled, so that a token always covers whole pixels.
         """
-        slices = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[:, None]
+        slices = self.towers.image.with_neighbours(torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)))
         height, width = slices.shape[-2:]
         padded = functional.pad(slices, (0, -width % DEEPEST_STRIDE, 0, -height % DEEPEST_STRIDE))
         batches = [self.towers.image(batch.to(memory_format=torch.channels_last)) for batch in padded.split(SLICES_AT_ONCE)]
@@ -96,10 +102,16 @@ class Atlas:
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str]) -> np.ndarray:
-        """`(N, dim)` float32, unit length."""
+        """`(N, dim)` float32, unit length. Raises DataError for a control model that was taught without text."""
+        if self.config.classes:
+            raise DataError(f"this Atlas was taught with {self.config.classes} class vectors and without text; use one whose config has classes: 0")
         if not texts:
             return np.zeros((0, self.dim), np.float32)
         return self.towers.text(list(texts)).numpy()
+
+    def class_vectors(self) -> np.ndarray:
+        """`(classes, dim)` float32, unit length: what stands in for texts in a control model (in the order of `concepts.CONCEPTS`)."""
+        return functional.normalize(self.towers.classes.detach(), dim=1).numpy()
 
 
 def save_towers(folder: Path, towers: Towers, config: AtlasConfig) -> None:

@@ -1,4 +1,4 @@
-"""Random label slices in batches: oblique thick slabs through label volumes, with lesions of many sorts painted in.
+"""Random label slices in batches: three neighbouring oblique thick slices cut through label volumes.
 
 Everything is torch on batches, so that making a batch costs less than learning from it.
 """
@@ -6,7 +6,6 @@ Everything is torch on batches, so that making a batch costs less than learning 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch.nn import functional
@@ -14,10 +13,12 @@ from torch.nn import functional
 from pipelines.backbones.atlas import concepts as c
 from pipelines.backbones.atlas.volumes import SPACING_MM
 
-SLAB = 4  # sub-slices averaged into one thick slice
-PIXEL_MM = (1.0, 2.0)
+NEIGHBOURS = 3  # the slice, the one before and the one after
+PARTS = 2  # sub-slices averaged into one thick slice
+PIXEL_MM = (0.9, 2.0)
 THICKNESS_MM = (1.0, 7.0)
-BEND_MM = 4.0
+#: Smooth displacement on top of each head's own shape: (features across, mm).
+BENDS = ((4, 3.5), (14, 0.8))
 
 
 @dataclass(frozen=True)
@@ -41,106 +42,98 @@ class Uniform:
         return functional.interpolate(1.3 * self.normal(channels, cells, cells), size=(height, width), mode="bicubic", align_corners=True)
 
 
-def label_slabs(volumes: torch.Tensor, random: Uniform, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Slabs `(B, SLAB, size, size)` of labels cut at random from `volumes` (N, X, Y, Z) uint8, their pixel size and which are axial.
+@dataclass(frozen=True)
+class Anatomy:
+    """The label volumes `(N, X, Y, Z)` uint8 that slices are cut from, and the part of the brain at each of their voxels `(X, Y, Z)`."""
 
-    Mostly near-axial, some coronal and sagittal; rows may run either way, as nothing says how a volume was stored. Half are centred on a
-    lesion where the volume has one.
+    volumes: torch.Tensor
+    places: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """Labels `(B, NEIGHBOURS * PARTS, H, W)` in order of depth, and what is known of them."""
+
+    labels: torch.Tensor
+    depth_mm: torch.Tensor  # (B, NEIGHBOURS * PARTS), of each sub-slice from the middle
+    pixel_mm: torch.Tensor  # (B,)
+    place: torch.Tensor  # (B, H, W), part of the brain, at the middle
+    side: torch.Tensor  # (B, H, W), 1 where rows are few ("left": arrays are stored right-anterior-superior), 2 where many, 0 unknown
+
+
+def label_slabs(anatomy: Anatomy, random: Uniform, size: int, healthy: float = 0.0) -> Slabs:
+    """Slices cut at random. Mostly near-axial and stored as the stages store them; some coronal, sagittal, mirrored or transposed.
+
+    Half are of heads with a glioma, of which a share `healthy` is exchanged for the same heads without.
     """
-    batch = random.size
-    chosen = torch.randint(len(volumes), (batch,), generator=random.generator)
+    volumes = anatomy.volumes
+    chosen = torch.randint(len(volumes), (random.size,), generator=random.generator)
+    if healthy:
+        chosen = torch.where(random.chance(healthy), chosen - chosen % 2, chosen)  # each head comes first without
     centre = torch.stack([_centre(volumes[index], random.generator) for index in chosen.tolist()])
-    axes, axial = _orientations(random)
+    axes, sideways = _orientations(random)
     pixel = random(*PIXEL_MM)
-    step = random(*THICKNESS_MM) / SLAB
-    ramp = torch.arange(size) - (size - 1) / 2
-    bend = BEND_MM / pixel[:, None, None, None] * random.smooth(4, size, size, 2)
-    row = ramp[None, :, None] + bend[:, 0]
-    column = ramp[None, None, :] + bend[:, 1]
-    depth = (torch.arange(SLAB) - (SLAB - 1) / 2)[None] * step[:, None]
-    plane = pixel[:, None, None, None] * (row[..., None] * axes[:, None, None, 1] + column[..., None] * axes[:, None, None, 2])
-    where = plane[:, None] + (depth[..., None] * axes[:, None, 0])[:, :, None, None]  # mm, (B, SLAB, size, size, 3)
-    index = (where / SPACING_MM + centre[:, None, None, None]).round().long()
-    shape = torch.tensor(volumes.shape[1:])
+    depth = _depths(random)
+    plane = _plane(axes, pixel, random, size)
+    where = plane[:, None] + (depth[..., None] * axes[:, None, 0])[:, :, None, None]  # mm, (B, depths, size, size, 3)
+    index = (where / SPACING_MM + centre[:, None, None, None]).round_().int()
+    shape = torch.tensor(volumes.shape[1:], dtype=torch.int32)
     inside = ((index >= 0) & (index < shape)).all(-1)
-    index = torch.minimum(index.clamp_min(0), shape - 1)
-    flat = ((chosen[:, None, None, None] * shape[0] + index[..., 0]) * shape[1] + index[..., 1]) * shape[2] + index[..., 2]
-    return volumes.flatten()[flat].long() * inside, pixel, axial
+    index = torch.minimum(index.clamp_min_(0), shape - 1)
+    voxel = ((index[..., 0] * int(shape[1])) + index[..., 1]) * int(shape[2]) + index[..., 2]
+    flat = voxel + (chosen * int(shape.prod()))[:, None, None, None]
+    labels = volumes.flatten()[flat].long() * inside
+    middle = PARTS * (NEIGHBOURS // 2)
+    across = (index[:, middle, ..., 0] - (int(shape[0]) - 1) / 2) * sideways[:, None, None]  # in voxels from the middle plane
+    side = torch.where(across < -3, 1, torch.where(across > 3, 2, 0)) * (sideways != 0)[:, None, None]
+    return Slabs(labels, depth, pixel, anatomy.places.flatten()[voxel[:, middle]].long(), side)
+
+
+def _plane(axes: torch.Tensor, pixel: torch.Tensor, random: Uniform, size: int) -> torch.Tensor:
+    """Where the pixels of the middle slice lie, mm from its centre, bent: `(B, size, size, 3)`."""
+    ramp = torch.arange(size) - (size - 1) / 2
+    bend = sum(mm * random.smooth(cells, size, size, 2) for cells, mm in BENDS) * random(0.3, 1.2)[:, None, None, None]
+    row = pixel[:, None, None] * ramp[None, :, None] + bend[:, 0]
+    column = pixel[:, None, None] * ramp[None, None, :] + bend[:, 1]
+    return row[..., None] * axes[:, None, None, 1] + column[..., None] * axes[:, None, None, 2]
+
+
+def _depths(random: Uniform) -> torch.Tensor:
+    """Depth of every sub-slice, mm `(B, NEIGHBOURS * PARTS)`: slices with a gap of up to a third of their thickness."""
+    thick = random(*THICKNESS_MM)
+    slices = (torch.arange(NEIGHBOURS) - NEIGHBOURS // 2) * (thick * random(1.0, 1.3))[:, None]
+    parts = ((torch.arange(PARTS) + 0.5) / PARTS - 0.5) * thick[:, None]
+    return (slices[..., None] + parts[:, None]).flatten(1)
 
 
 def _centre(volume: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Voxel that the slice is centred on: anywhere in the head, or near the lesion."""
     shape = torch.tensor(volume.shape, dtype=torch.float32)
-    low, high = torch.tensor([0.42, 0.4, 0.25]), torch.tensor([0.58, 0.6, 0.9])
+    low, high = torch.tensor([0.42, 0.4, 0.2]), torch.tensor([0.58, 0.6, 0.92])
     coin, place, pull = torch.rand(1, generator=generator), torch.rand(3, generator=generator), torch.rand(3, generator=generator)
     anywhere = shape * (low + (high - low) * place)
-    if coin < 0.6:
+    if coin < 0.5:
         lesion = (volume[::3, ::3, ::3] >= c.NECROSIS).nonzero()
         if len(lesion):
             near = 3.0 * lesion[torch.randint(len(lesion), (1,), generator=generator)[0]]
-            return near + 0.5 * pull * (anywhere - near)
+            return near + 0.7 * pull * (anywhere - near)
     return anywhere
 
 
 def _orientations(random: Uniform) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(B, 3, 3)` unit vectors (slice normal, row, column) in volume axes, and whether the slice is near-axial."""
+    """`(B, 3, 3)` unit vectors (slice normal, row, column) in volume axes; and +1 or -1 where rows run along the first axis, else 0."""
     kind = torch.rand(random.size, generator=random.generator)
     normal_axis = torch.where(kind < 0.8, 2, torch.where(kind < 0.9, 1, 0))
-    order = torch.tensor([[0, 2, 1], [1, 2, 0], [2, 1, 0]])[normal_axis]  # an axial slice shows anterior-posterior along rows
+    order = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 0, 1]])[normal_axis]
     axes = torch.eye(3)[order]
-    swap = random.chance(0.6)  # the stages' arrays have left-right along rows
+    swap = random.chance(0.25)
     axes = torch.where(swap[:, None, None], axes[:, [0, 2, 1]], axes)
-    axes = axes * torch.where(random(0, 1, 3) < 0.5, -1.0, 1.0)[..., None]
-    angles = torch.deg2rad(torch.stack([random(-15, 15), random(-15, 15), random(-25, 25)], 1))
+    signs = torch.where(random(0, 1, 3) < 0.5, -1.0, 1.0)
+    signs = torch.where(random.chance(0.5)[:, None], 1.0, signs)
+    axes = axes * signs[..., None]
+    sideways = torch.where(~swap & (normal_axis != 0), signs[:, 1], 0.0)
+    angles = torch.deg2rad(torch.stack([random(-12, 12), random(-12, 12), 8 * random.normal()], 1))
     skew = torch.zeros(random.size, 3, 3)
     for (i, j), angle in zip(((0, 1), (0, 2), (1, 2)), angles.T, strict=True):
         skew[:, i, j], skew[:, j, i] = angle, -angle
-    return torch.matrix_exp(skew) @ axes, normal_axis == 2
-
-
-def paint_lesions(slabs: torch.Tensor, pixel: torch.Tensor, random: Uniform) -> torch.Tensor:
-    """Slabs in which some brains without a lesion get one: infiltrating, ring-shaped, focal, multifocal or a cavity."""
-    middle = slabs[:, SLAB // 2]
-    tissue = (middle == c.GREY) | (middle == c.WHITE) | (middle == c.GLIOSIS)
-    wanted = random.chance(0.7) & ~(middle >= c.NECROSIS).flatten(1).any(1) & (tissue.flatten(1).sum(1) > 200)
-    kind = torch.rand(random.size, generator=random.generator)
-    parts, soft = _fronts(tissue | ((middle >= c.CSF) & (middle <= c.VENTRICLE)), tissue, pixel, random, kind >= 0.75)
-    inner, core = random(1.15, 1.7)[:, None, None], random(1.5, 2.5)[:, None, None]
-    painted = middle.clone()
-    spread = parts > 1
-
-    def paint(where: torch.Tensor, rows: torch.Tensor, label: int) -> None:
-        painted[where & rows[:, None, None]] = label
-
-    glioma, ring, infiltrating, cavity, focal = ((kind >= low) & (kind < high) for low, high in pairwise((0.0, 0.25, 0.4, 0.7, 0.75, 1.0)))
-    oedema = spread & ((middle == c.WHITE) | (middle == c.GLIOSIS) | (soft > 0.8))
-    paint(oedema, glioma & wanted, c.OEDEMA)
-    paint(spread & (parts > inner), glioma & wanted, c.ENHANCING)
-    paint(spread & (parts > inner * core), glioma & wanted, c.NECROSIS)
-    paint(spread, ring & wanted, c.ENHANCING)
-    paint(spread & (parts > inner), ring & wanted, c.NECROSIS)
-    paint(spread, infiltrating & wanted, c.SOLID)
-    paint(spread & (parts > core * 1.3), infiltrating & wanted & random.chance(0.3), c.CAVITY)
-    paint(spread & (middle == c.WHITE), focal & wanted, c.FOCAL)
-    paint(spread, cavity & wanted, c.CAVITY)
-    changed = painted != middle
-    return torch.where(changed[:, None], painted[:, None], slabs)
-
-
-def _fronts(brain, tissue, pixel, random: Uniform, many) -> tuple[torch.Tensor, torch.Tensor]:
-    """A ragged bump `(B, size, size)` above 1 where a lesion reaches, zero outside the brain; and a smooth field of the same grid."""
-    batch, size = random.size, tissue.shape[-1]
-    score = torch.where(tissue.flatten(1), torch.rand(batch, size * size, generator=random.generator), torch.zeros(()))
-    seeds = score.topk(8, dim=1).indices  # eight random brain pixels
-    radius = torch.where(many, random(1.5, 5.0), torch.exp(random(1.6, 3.5)))  # mm, 5 to 33 for a single one
-    used = torch.arange(8)[None] < torch.where(many, 1 + (random(0, 8)).long(), 1)[:, None]
-    grid = torch.arange(size)
-    dy = (grid[None, None] - (seeds // size)[..., None]) * pixel[:, None, None]
-    dx = (grid[None, None] - (seeds % size)[..., None]) * pixel[:, None, None]
-    each = radius[:, None] * torch.exp(0.3 * random.normal(8))
-    stretch = torch.exp(random(-0.5, 0.5))[:, None, None]
-    square = (dy * stretch)[..., :, None] ** 2 + (dx / stretch)[..., None, :] ** 2
-    bump = torch.exp(0.7 * (1 - square / each[..., None, None] ** 2)) * used[..., None, None]
-    soft = random.smooth(24, size, size)[:, 0]
-    ragged = random(0.0, 0.6)[:, None, None] * random.smooth(9, size, size)[:, 0] + random(0.0, 0.3)[:, None, None] * soft
-    return bump.amax(1) * torch.exp(ragged) * (brain & (tissue | (soft > 1.5))), soft
+    return torch.matrix_exp(skew) @ axes, sideways

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, safe_open, save_file
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipelines.backbones.atlas import concepts as c
+from pipelines.backbones.atlas import phrases
 from pipelines.backbones.atlas.config import AtlasConfig
-from pipelines.backbones.atlas.contrast import grey_levels, relations, render
+from pipelines.backbones.atlas.contrast import Levels, grey_levels, render
 from pipelines.backbones.atlas.image import FINE_STRIDE
+from pipelines.backbones.atlas.lesions import LARGE, MODERATE, Families, Painted, paint_lesions
 from pipelines.backbones.atlas.model import Towers
-from pipelines.backbones.atlas.slices import SLAB, Uniform, label_slabs, paint_lesions
-from pipelines.outputs import staged_file
+from pipelines.backbones.atlas.phrases import Facets, Prompt
+from pipelines.backbones.atlas.slices import NEIGHBOURS, PARTS, Anatomy, Slabs, Uniform, label_slabs
 
-CHECKPOINT = "checkpoint.safetensors"
 #: The temperature may not fall below 1/50: with fewer classes than pixels the loss would otherwise only sharpen.
 MAX_LOG_SCALE = float(np.log(50.0))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the slices of a part of the run are like."""
+
+    families: Families = MODERATE
+    gain: tuple[float, float] = (0.4, 1.2)  # of lesions, see `contrast.grey_levels`
+    healthy: float = 0.0  # see `slices.label_slabs`
+    face: float = 1.0  # see `contrast.render`
+    bias: float = 0.35  # see `artefacts.scan`
+    lesion_weight: float = 1.0  # how much more often tokens of lesions are sampled
+
+
+#: Most lesions of the first part are of moderate size and leave the cortex free; taught on those alone, the model takes whatever is bright at
+#: the surface of the brain for cortex.
+HARDER = Phase(LARGE, gain=(0.5, 1.5), healthy=0.5, face=2.0, bias=0.22, lesion_weight=1.5)
 
 
 @dataclass(frozen=True)
@@ -32,17 +47,34 @@ class Recipe:
     """Everything that decides the result besides the number of steps."""
 
     seed: int
-    heads: int = 80
+    heads: int = 120
+    shares: int = 2  # parts of a batch, each made and learnt from by a thread of its own: two cores are kept busy without waiting in every layer
     batch: int = 8
-    size: int = 96
-    tokens: int = 6144  # sampled per step, rare labels more often
-    phrasings: int = 2  # of every concept, per step
-    text_steps: int = 400  # before the first image
+    contrasts: int = 2  # images of each anatomy in a batch
+    size: int = 128
+    tokens: int = 8192  # sampled per step, rare labels more often
+    phrasings: int = 3  # of every concept, per step
+    text_steps: int = 1200  # before the first image
     rate: float = 2e-3
-    warm_up: int = 100
+    warm_up: int = 200
     decay: float = 0.3  # the last share of the steps, over which the rate falls to zero; constant before, so a run can be lengthened
     ema: float = 0.998
-    bfloat16: bool = True  # in the convolutions, a third faster on processors that have it
+    phases: tuple[tuple[int, Phase], ...] = ((0, Phase()), (5207, HARDER))  # from which step
+    bfloat16: bool = True  # in the convolutions, faster on processors that have it
+
+    def phase(self, step: int) -> Phase:
+        """The phase that `step` belongs to."""
+        return next(phase for first, phase in reversed(self.phases) if step >= first)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images `(B, NEIGHBOURS, size, size)` and what is known at the fine grid, each `(B, size/2, size/2)`."""
+
+    images: torch.Tensor
+    facets: Facets
+    weight: torch.Tensor  # how often the token is sampled besides its frequency, 0 where nothing is to be said of it
+    random: Uniform
 
 
 @dataclass
@@ -60,7 +92,7 @@ def new_state(recipe: Recipe, config: AtlasConfig, warm: bool = True) -> State:
     """A run before its first step; without `warm` the text tower is left untaught, to be filled from a checkpoint."""
     torch.manual_seed(recipe.seed)
     towers = Towers(config).to(memory_format=torch.channels_last)
-    if warm:
+    if warm and not config.classes:
         teach_text(towers, recipe)
     towers.text.requires_grad_(False)
     average = AveragedModel(towers, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
@@ -83,41 +115,63 @@ def rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.rate * min(1.0, (step + 1) / recipe.warm_up, left)
 
 
-def batch(volumes: torch.Tensor, recipe: Recipe, step: int) -> tuple[torch.Tensor, torch.Tensor, Uniform]:
-    """Images `(B, 1, size, size)` and, at the fine grid, rows into `concepts.verdicts()` `(B, size/2, size/2)`."""
-    random = Uniform(torch.Generator().manual_seed(int(np.random.SeedSequence([recipe.seed, step]).generate_state(1)[0])), recipe.batch)
-    slabs, pixel, _ = label_slabs(volumes, random, recipe.size)
-    slabs = paint_lesions(slabs, pixel, random)
-    level = grey_levels(random)
-    images = render(slabs, level, random)
-    # a random pixel of the token's 2 x 2, of one of the two middle sub-slices, stands for it: on average that is the soft label
-    part, row, column = (int(torch.randint(n, (1,), generator=random.generator)) for n in (2, FINE_STRIDE, FINE_STRIDE))
-    labels = slabs[:, SLAB // 2 - part, row::FINE_STRIDE, column::FINE_STRIDE]
-    relation = relations(level).gather(1, labels.flatten(1)).view_as(labels)
-    return images[:, None], relation * c.LABELS + labels, random
+def batch(anatomy: Anatomy, recipe: Recipe, step: int, share: int) -> Batch:
+    """One share of the batch of a step: some anatomies, each in several contrasts."""
+    seed = int(np.random.SeedSequence([recipe.seed, step, share]).generate_state(1)[0])
+    generator, size, phase = torch.Generator().manual_seed(seed), recipe.batch // recipe.shares, recipe.phase(step)
+    random = Uniform(generator, size // recipe.contrasts)
+    slabs = label_slabs(anatomy, random, recipe.size, phase.healthy)
+    painted = paint_lesions(slabs, random, phase.families)
+    again = torch.arange(random.size).repeat_interleave(recipe.contrasts)
+    painted = Painted(painted.labels[again], painted.tissue[again], painted.share[again], painted.outermost[again])
+    random = Uniform(generator, size)
+    levels = grey_levels(random, phase.gain)
+    images = render(painted, levels, random, phase.face, phase.bias)
+    facets, taught = at_tokens(painted.labels, slabs, again, levels, random)
+    importance = torch.tensor(c.IMPORTANCE)
+    importance[list(c.LESIONS)] *= phase.lesion_weight
+    return Batch(images, facets, importance[facets.row % c.LABELS] * taught, random)
 
 
-def loss_of(towers: Towers, images: torch.Tensor, rows: torch.Tensor, random: Uniform, recipe: Recipe) -> torch.Tensor:
+def at_tokens(labels: torch.Tensor, slabs: Slabs, again: torch.Tensor, levels: Levels, random: Uniform) -> tuple[Facets, torch.Tensor]:
+    """What is known of each token: of a random pixel of its 2 x 2, in a random part of the slice; on average that is the soft label."""
+    part, row, column = (int(torch.randint(n, (1,), generator=random.generator)) for n in (PARTS, FINE_STRIDE, FINE_STRIDE))
+    rows, columns = slice(row, None, FINE_STRIDE), slice(column, None, FINE_STRIDE)
+    label = labels[:, PARTS * (NEIGHBOURS // 2) + part, rows, columns]
+    of_label = lambda table: table.gather(1, label.flatten(1)).view_as(label)  # noqa: E731
+    in_brain = (label >= c.CSF) & (label != c.EYE) & (label != c.MUSCLE) & (label != c.MARROW)
+    modality = levels.modality[:, None, None].expand_as(label)
+    place, side = (known[again][:, rows, columns] * in_brain for known in (slabs.place, slabs.side))
+    return Facets(of_label(levels.relations) * c.LABELS + label, modality, place, side), ~of_label(levels.invisible)
+
+
+def loss_of(towers: Towers, made: Batch, recipe: Recipe) -> torch.Tensor:
     """The contrast between sampled pixels of a batch and random prompts."""
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-        tokens = towers.image(images.to(memory_format=torch.channels_last))
-    embedded = towers.image.align({name: tensor.float() for name, tensor in tokens.items()}).permute(0, 2, 3, 1).flatten(0, 2)
-    flat = rows.flatten()
-    frequent = flat.bincount(minlength=c.RELATIONS * c.LABELS).float().clamp_min(1)
-    weight = (frequent.rsqrt() * torch.tensor(c.IMPORTANCE).repeat(c.RELATIONS))[flat]
-    chosen = torch.multinomial(weight, min(recipe.tokens, len(flat)), generator=random.generator)
-    words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=random.generator)))
-    return pixel_text_contrast(towers, embedded[chosen], flat[chosen], words, recipe.phrasings)
+        tokens = towers.image(made.images.to(memory_format=torch.channels_last))
+    joined = towers.image.joined({name: tensor.float() for name, tensor in tokens.items()}).permute(0, 2, 3, 1).flatten(0, 2)
+    flat = Facets(*(known.flatten() for known in (made.facets.row, made.facets.modality, made.facets.place, made.facets.side)))
+    frequent = flat.row.bincount(minlength=c.RELATIONS * c.LABELS).float().clamp_min(1)
+    weight = frequent.rsqrt()[flat.row] * made.weight.flatten()
+    chosen = torch.multinomial(weight, min(recipe.tokens // recipe.shares, int((weight > 0).sum())), generator=made.random.generator)
+    # 1 x 1 convolutions, so what is chosen can be aligned alone
+    embedded = functional.normalize(towers.image.aligner(joined[chosen].T[None, ..., None]), dim=1)[0, ..., 0].T
+    words = np.random.default_rng(int(torch.randint(2**31, (1,), generator=made.random.generator)))
+    if towers.classes is not None:
+        said = [Prompt(index, "") for index in range(len(c.CONCEPTS))]
+        return contrast(towers, embedded, flat[chosen], said, functional.normalize(towers.classes, dim=1))
+    present = [index for index in made.facets.modality.unique().tolist() if index]
+    said = phrases.prompts(words, recipe.phrasings, present)
+    return contrast(towers, embedded, flat[chosen], said, towers.text([prompt.text for prompt in said]))
 
 
-def pixel_text_contrast(towers: Towers, embedded: torch.Tensor, rows: torch.Tensor, words: np.random.Generator, phrasings: int) -> torch.Tensor:
-    """Multi-positive InfoNCE of unit vectors `(T, dim)` of known `rows` of `concepts.verdicts()` against random phrasings of every concept.
+def contrast(towers: Towers, embedded: torch.Tensor, pixels: Facets, said: list[Prompt], vectors: torch.Tensor) -> torch.Tensor:
+    """Multi-positive InfoNCE of unit vectors `(T, dim)` of known pixels against prompts and their vectors.
 
     Each true prompt stands against all false ones; neutral ones are left out.
     """
-    prompts = [c.phrase(concept, words) for concept in c.CONCEPTS for _ in range(phrasings)]
-    verdict = torch.from_numpy(c.verdicts()).repeat_interleave(phrasings, dim=1)[rows]
-    similarity = towers.log_scale.exp() * embedded @ towers.text(prompts).T
+    verdict = phrases.verdict_on(said, pixels)
+    similarity = towers.log_scale.exp() * embedded @ vectors.T
     false = similarity.masked_fill(verdict != c.NEGATIVE, -torch.inf).logsumexp(1, keepdim=True)
     true = verdict == c.POSITIVE
     each = functional.softplus(false - similarity) * true
@@ -126,81 +180,47 @@ def pixel_text_contrast(towers: Towers, embedded: torch.Tensor, rows: torch.Tens
 
 
 def teach_text(towers: Towers, recipe: Recipe) -> None:
-    """Teach the text tower which phrasings mean the same before any image is shown, with one free vector in place of each label's pixels.
+    """Teach the text tower which sentences mean the same before any image is shown, with free vectors in place of what is known of pixels.
 
     Trained together from the start, the texts of tissues that the image tower cannot tell apart yet fall together, and then nothing
     makes it learn to: after 350 steps "white matter" and "grey matter" had a cosine of 0.95.
     """
-    words, rows = np.random.default_rng([recipe.seed, recipe.text_steps]), torch.arange(c.RELATIONS * c.LABELS)
-    labels = torch.nn.Parameter(torch.randn(len(rows), towers.image.aligner[-1].out_channels))
-    optimiser = torch.optim.AdamW([labels, *towers.text.parameters()], lr=recipe.rate)
+    generator, words = torch.Generator().manual_seed(recipe.seed), np.random.default_rng([recipe.seed, recipe.text_steps])
+    sizes = {"row": c.RELATIONS * c.LABELS, "modality": phrases.MODALITY_COUNT, "place": phrases.PLACE_COUNT, "side": phrases.SIDE_COUNT}
+    dim = towers.image.aligner[-1].out_channels
+    free = {name: torch.nn.Parameter(torch.randn(size, dim, generator=generator)) for name, size in sizes.items()}
+    optimiser = torch.optim.AdamW([*free.values(), *towers.text.parameters()], lr=recipe.rate)
     for _ in range(recipe.text_steps):
+        drawn = {name: torch.randint(size, (768,), generator=generator) for name, size in sizes.items()}
+        embedded = functional.normalize(sum(free[name][index] for name, index in drawn.items()), dim=1)
+        said = phrases.prompts(words, recipe.phrasings, [])
         optimiser.zero_grad(set_to_none=True)
-        pixel_text_contrast(towers, functional.normalize(labels, dim=1), rows, words, recipe.phrasings).backward()
+        contrast(towers, embedded, Facets(**drawn), said, towers.text([prompt.text for prompt in said])).backward()
         optimiser.step()
 
 
-def train(state: State, volumes: torch.Tensor, recipe: Recipe, steps: int, after_step: Callable[[State], None] = lambda _: None) -> None:
-    """Run `state` on to `steps`."""
-    with ThreadPoolExecutor(1) as maker:  # the next batch is made while this one is learnt from
-        following = maker.submit(batch, volumes, recipe, state.step)
+def train(state: State, anatomy: Anatomy, recipe: Recipe, steps: int, after_step: Callable[[State], None] = lambda _: None) -> None:
+    """Run `state` on to `steps`, the shares of each batch side by side."""
+
+    def gradients(share: int) -> tuple[float, tuple[torch.Tensor, ...]]:
+        loss = loss_of(state.towers, batch(anatomy, recipe, state.step, share), recipe)
+        return loss.item(), torch.autograd.grad(loss, learning(state.towers))
+
+    with ThreadPoolExecutor(recipe.shares) as threads:
         while state.step < steps:
-            made, following = following, maker.submit(batch, volumes, recipe, state.step + 1)
-            _step(state, made.result(), recipe, steps)
+            _step(state, list(threads.map(gradients, range(recipe.shares))), recipe, steps)
             after_step(state)
 
 
-def _step(state: State, made: tuple[torch.Tensor, torch.Tensor, Uniform], recipe: Recipe, steps: int) -> None:
+def _step(state: State, shares: list[tuple[float, tuple[torch.Tensor, ...]]], recipe: Recipe, steps: int) -> None:
     for group in state.optimiser.param_groups:
         group["lr"] = rate(recipe, state.step, steps)
-    loss = loss_of(state.towers, *made, recipe)
-    state.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    for parameter, *parts in zip(learning(state.towers), *(part for _, part in shares), strict=True):
+        parameter.grad = (sum(parts) / len(parts)).contiguous(memory_format=torch.channels_last if parameter.dim() == 4 else torch.contiguous_format)
     torch.nn.utils.clip_grad_norm_(learning(state.towers), 1.0)
     state.optimiser.step()
     with torch.no_grad():
         state.towers.log_scale.clamp_(max=MAX_LOG_SCALE)
     state.average.update_parameters(state.towers)
     state.step += 1
-    state.losses.append(loss.item())
-
-
-def save_checkpoint(path: Path, state: State, recipe: Recipe, config: AtlasConfig, steps: int) -> None:
-    """One file with everything a resumed run needs (random numbers are a function of seed and step, so they need no state)."""
-    tensors = {f"towers.{name}": tensor for name, tensor in state.towers.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
-    for index, moments in state.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": tensor for name, tensor in moments.items()}
-    tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64)
-    with staged_file(path) as temporary:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary,
-                  metadata={"step": str(state.step), "steps": str(steps), "made_by": made_by(recipe, config)})
-
-
-def made_by(recipe: Recipe, config: AtlasConfig) -> str:
-    return json.dumps({"recipe": asdict(recipe), "config": config.model_dump()}, sort_keys=True)
-
-
-def load_checkpoint(path: Path, recipe: Recipe, config: AtlasConfig, steps: int) -> State | None:
-    """The run that `path` holds, or None where it is another one: other recipe, or the rate was falling for another end."""
-    with safe_open(path, "pt") as stored:
-        metadata = stored.metadata()
-    step = int(metadata["step"])
-    if metadata["made_by"] != made_by(recipe, config):
-        return None
-    before = int(metadata["steps"])
-    if before != steps and step > min(decay_start(recipe, before), decay_start(recipe, steps)):
-        return None
-    tensors, state = load_file(path), new_state(recipe, config, warm=False)
-    part = lambda prefix: {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}  # noqa: E731
-    state.towers.load_state_dict(part("towers."))
-    state.average.load_state_dict(part("average."))
-    parameters, moments = learning(state.towers), {}
-    for key, tensor in part("optimiser.").items():
-        index, name = key.split(".")
-        like = parameters[int(index)] if name != "step" else tensor
-        # the fused optimiser walks raw memory, so a moment has to lie in memory as its parameter does
-        moments.setdefault(int(index), {})[name] = torch.empty_like(like, requires_grad=False).copy_(tensor)
-    state.optimiser.load_state_dict({**state.optimiser.state_dict(), "state": moments})
-    state.step, state.losses = step, tensors["losses"].tolist()
-    return state
+    state.losses.append(sum(loss for loss, _ in shares) / len(shares))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.backbones.atlas.phrases import PLACES
 from pipelines.outputs import sha256, staged_file
 
 SPACING_MM = 1.5
@@ -29,3 +30,19 @@ def label_volumes(count: int, seed: int, cache: Path, say=print) -> np.ndarray:
         with np.load(path) as stored:
             volumes += [stored["healthy"], stored["lesion"]]
     return np.stack(volumes)
+
+
+def place_map(shape: tuple[int, int, int]) -> np.ndarray:
+    """Which part of the brain every voxel of a label volume would belong to, `(X, Y, Z)` uint8, counted from 1 in the order of `PLACES`.
+
+    Heads are bent by a few millimetres only, so one map serves them all; lobes are rough (nearest centre), and ours.
+    """
+    from scipy.spatial import KDTree
+
+    from pipelines.phantoms.anatomy import BOX_MM
+
+    centres = [(index + 1, centre) for index, place in enumerate(PLACES.values()) for centre in place]
+    axes = [np.arange(n) * SPACING_MM + low for n, low in zip(shape, BOX_MM[:, 0], strict=True)]
+    where = np.stack(np.meshgrid(np.abs(axes[0]), axes[1], axes[2], indexing="ij"), axis=-1)
+    _, nearest = KDTree([centre for _, centre in centres]).query(where.reshape(-1, 3))
+    return np.array([index for index, _ in centres], np.uint8)[nearest].reshape(shape)

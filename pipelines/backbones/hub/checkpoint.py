@@ -16,6 +16,10 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 DEFINING = (CONFIG, "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
             "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "open_clip_config.json")
 PICKLES = ("*.bin", "*.pt", "*.pth")
+#: Medical models by what a folder of theirs is called, letters and digits only: their hub id, and what has to be done there first.
+MEDICAL = {"medsiglip": ("google/medsiglip-448", "accept its terms on https://huggingface.co/google/medsiglip-448 and log in (hf auth login), then "),
+           "pubmedclip": ("flaviagiammarino/pubmed-clip-vit-base-patch32", ""),
+           "biomedclip": ("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "")}
 
 
 def find(where: str, adapter: str) -> Path:
@@ -31,10 +35,13 @@ def find(where: str, adapter: str) -> Path:
     try:
         return Path(snapshot_download(where, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
-        hub_id = where if re.fullmatch(r"(?!models/)\w[\w.-]*/[\w.-]+", where) else "<owner/name>"
         name = where.rstrip("/").rpartition("/")[2] or "<name>"
+        hub_id = where if re.fullmatch(r"(?!models/)\w[\w.-]*/[\w.-]+", where) else "<owner/name>"
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        known_id, first = next((entry for word, entry in MEDICAL.items() if word in plain), ("<owner/name>", ""))
         raise UsageError(f"the model {where!r} is no folder here and not in the local Hugging Face cache, and a run downloads nothing; where there "
-                         f"is a network: hf download {hub_id} --local-dir models/{name}, then embed.backbone: {adapter}:models/{name}") from None
+                         f"is a network: {first}hf download {hub_id if hub_id != '<owner/name>' else known_id} --local-dir models/{name}, "
+                         f"then embed.backbone: {adapter}:models/{name}") from None
 
 
 def weight_files(folder: Path, single: str = WEIGHTS) -> list[Path]:

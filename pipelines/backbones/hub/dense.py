@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Protocol
@@ -26,6 +27,8 @@ BUDGET = 7
 SLICES_AT_ONCE = {"cpu": 8, "cuda": 64}
 #: Texts encoded together.
 TEXTS_AT_ONCE = 64
+#: What tokens can be computed in.
+PRECISIONS = (torch.float32, torch.bfloat16)
 TEXT = "text"
 
 
@@ -50,8 +53,9 @@ class DenseBackbone:
     columns, which nearly keeps distances (Johnson and Lindenstrauss 1984) and needs no data; narrower ones are kept whole. Level `text` at
     stride 16 is the tokens in text space, for the zero-shot path.
 
-    On a CUDA device where there is one. Computed in bfloat16 where the machine has it natively, else in float32; `precision` overrides that. It
-    is not part of the fingerprint: tokens of one image from two machines differ by rounding, below 1 %.
+    On a CUDA device where there is one. Computed in bfloat16 where the machine has it natively, else in float32; `precision` overrides that, and
+    is part of the fingerprint, because tokens in one differ from those in the other by about 1 %. What was made with the other one is read with
+    `computing_as`.
     """
 
     def __init__(self, tower: Tower, words: Callable[[list[str]], torch.Tensor], preprocessing: Preprocessing, fingerprint: str,
@@ -66,7 +70,12 @@ class DenseBackbone:
 
     @property
     def fingerprint(self) -> str:
-        return self._fingerprint
+        return hashlib.sha256(f"{self._fingerprint} {self.precision}".encode()).hexdigest()
+
+    def computing_as(self, fingerprint: str) -> DenseBackbone:
+        """This backbone in the precision that has this fingerprint, slower where the machine lacks it; itself where none has."""
+        others = (DenseBackbone(self.tower, self.words, self.preprocessing, self._fingerprint, precision) for precision in PRECISIONS)
+        return next((other for other in others if other.fingerprint == fingerprint), self)
 
     @torch.inference_mode()
     def encode_image(self, volume: np.ndarray, spacing_mm: tuple[float, float, float]) -> dict[str, np.ndarray]:

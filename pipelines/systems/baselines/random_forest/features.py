@@ -25,15 +25,17 @@ def voxel_features(case: Case, modalities: Sequence[str], sigmas: Sequence[float
     box = head_box(foreground)
     voxels = foreground[box]
     width = 2 + PER_SCALE * len(sigmas)
-    features = np.zeros((int(foreground.sum()), width * len(modalities)), np.float16)
+    features = np.zeros((width * len(modalities), int(foreground.sum())), np.float16)  # filter by filter, as they are computed
     for number, modality in enumerate(modalities):
         if modality in case.images:
             image = np.ascontiguousarray(case.image(modality)[box])
-            columns = [image[voxels], np.ones(len(features), np.float32)]
-            for sigma in sigmas:
-                columns += _at_scale(image, voxels, sigma)
-            features[:, number * width:(number + 1) * width] = np.stack(columns, axis=1)
-    return features
+            rows = features[number * width:(number + 1) * width]
+            rows[0], rows[1] = image[voxels], 1
+            for scale, sigma in enumerate(sigmas):
+                first = 2 + scale * PER_SCALE
+                for row, values in zip(rows[first:first + PER_SCALE], _at_scale(image, voxels, sigma), strict=True):
+                    row[:] = values
+    return features.T
 
 
 def _at_scale(image: np.ndarray, voxels: np.ndarray, sigma: float) -> list[np.ndarray]:

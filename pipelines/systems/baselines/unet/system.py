@@ -16,6 +16,7 @@ from pipelines.cohort import Case
 from pipelines.outputs import write_json
 from pipelines.systems.baselines.unet.params import Params
 from pipelines.systems.filters import head_box, inside
+from pipelines.systems.lean import load_monai
 from pipelines.systems.protocol import Task
 from pipelines.systems.reproducible import WARM_UP, reproducible
 
@@ -37,6 +38,8 @@ class System:
 
     def fit(self, task: Task, support: Sequence[Case], seed: int) -> None:
         import torch
+
+        load_monai()
         from monai.losses import DiceCELoss
 
         from pipelines.systems.baselines.unet.batches import PatchSampler
@@ -59,6 +62,7 @@ class System:
         self.network.eval()
 
     def _build(self, modalities: int, classes: int) -> None:
+        load_monai()
         from monai.networks.nets import UNet
 
         params, self.shape = self.params, {"modalities": modalities, "classes": classes}
