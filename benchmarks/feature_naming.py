@@ -6,7 +6,6 @@ All texts were written down before any score was seen. None is chosen by case; t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,12 @@ def zero_shot(cohort: Cohort, case: Case, folder: Path) -> float:
     labels, disease = cohort.params.cohort.labels, cohort.params.cohort.disease
     finding = tuple(dict.fromkeys(text.format(label=label.text, disease=disease) for label in labels for text in FINDING_TEXTS))
     classes = {FINDING: finding, **OTHER_TEXTS}
-    return dice(case.label() > 0, _named(folder, case, LESION_IMAGE, classes) == 0)
+    import torch
+
+    from pipelines.backbones.atlas.evaluation import find_pixels
+
+    torch.set_num_threads(1)
+    return dice(case.label() > 0, find_pixels(load_atlas(folder), case.image(LESION_IMAGE), case.spacing_mm, classes, FINDING))
 
 
 def tissues(case: Case, folder: Path) -> list[tuple[str, str, float]]:
@@ -56,7 +60,12 @@ def tissues(case: Case, folder: Path) -> list[tuple[str, str, float]]:
     The mixture is what a good segmentation of this very brain reaches: the rest is how an individual differs from an average.
     """
     brain, maps = case.foreground(), template_tissues(case, TISSUE_IMAGE)
-    named = _named(folder, case, TISSUE_IMAGE, TISSUE_TEXTS)
+    import torch
+
+    from pipelines.backbones.atlas.evaluation import name_pixels
+
+    torch.set_num_threads(1)
+    named = name_pixels(load_atlas(folder), case.image(TISSUE_IMAGE), case.spacing_mm, TISSUE_TEXTS)
     mixture = mixture_tissues(case.image(TISSUE_IMAGE), brain)
     return [(features, tissue, dice(brain & (maps == index), brain & (found == index)))
             for features, found in (("atlas", named), ("gaussian-mixture", mixture)) for index, tissue in enumerate(TISSUES)]
@@ -82,13 +91,3 @@ def snapshots(folder: Path) -> dict[int, Path]:
     if not found:
         raise UsageError(f"--snapshots {folder} has no folder named step-<number>; give the one that pretraining writes its snapshots to")
     return dict(sorted(found.items()))
-
-
-def _named(folder: Path, case: Case, modality: str, classes: Mapping[str, Sequence[str]]) -> np.ndarray:
-    import torch
-
-    from pipelines.backbones.atlas.evaluation import name_pixels
-
-    torch.set_num_threads(1)
-    return name_pixels(load_atlas(folder), case.image(modality), case.spacing_mm, classes)
-

@@ -72,14 +72,15 @@ def main(*, cohorts: Annotated[tuple[str, ...], cyclopts.Parameter(consume_multi
     """
     from benchmarks.feature_table import COLUMNS, print_table
 
-    if min(shots) < 1 or seeds < 1:
-        raise UsageError(f"--shots {min(shots)} and --seeds {seeds} must both be at least 1")
+    if min(shots, default=0) < 1 or seeds < 1:
+        raise UsageError(f"--shots {min(shots, default=0)} and --seeds {seeds} must both be at least 1")
     if unknown := set(sets) - set(SETS):
         raise UsageError(f"--sets has {min(unknown)!r}; there are {', '.join(SETS)}")
     began = time.monotonic()
     work, found = work.resolve(), []
     for cohort in _cohorts(cohorts, work):
-        found.append(_curve(cohort, snapshots, jobs) if snapshots else _judge(cohort, shots, seeds, sets=sets, atlas=atlas, class_ids=class_ids, jobs=jobs))
+        found.append(_curve(cohort, snapshots, jobs) if snapshots else
+                     _judge(cohort, shots, seeds, sets=sets, atlas=atlas, class_ids=class_ids, jobs=jobs))
     import pandas as pd
 
     rows = pd.concat(found, ignore_index=True)
@@ -116,7 +117,7 @@ def _judge(cohort: Cohort, shots: Sequence[int], seeds: int, *, sets: Sequence[s
 
     draws, skipped = draws_of(cohort, shots, seeds)
     possible, absent = feature_sets(cohort, atlas, class_ids)
-    chosen_sets = [one for one in possible if one.name in sets]
+    chosen_sets = [one for one in possible if one.name in sets] if draws else []
     print("\n".join([f"{cohort.name}: {len(cohort.cases)} cases at {len(cohort.sites)} site(s), {len(draws)} draws", *skipped, *absent]), flush=True)
     tables = [_named(cohort, atlas, jobs)]
     for index, chosen in enumerate(chosen_sets):
