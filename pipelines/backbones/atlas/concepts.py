@@ -24,6 +24,8 @@ NEGATIVE, NEUTRAL, POSITIVE = range(3)
 class Concept:
     """One meaning. `neutral` labels are neither called so nor the opposite; `held_out` phrasings are for evaluation only.
 
+    What is in `MORE_TEXTS` is learnt when the image tower is done (`training.widen_text`).
+
     `placed` concepts can be said to lie in a lobe or on a side.
     """
 
@@ -138,6 +140,58 @@ CONCEPTS = (
             ("dark abnormal area", "lesion with lower signal than white matter"), neutral=(CAVITY, GLIOSIS), lesion=True,
             placed=True, relation=DARKER),
 )
+
+
+#: Further ways to say it, for a text tower that has to understand phrasings it was never shown.
+MORE_TEXTS = {
+    "outside": ("empty space around the head", "air outside the body", "nothing, outside the patient", "dark surroundings of the head",
+               "image corner without tissue", "air next to the skin", "background noise outside the head"),
+    "scalp": ("fatty layer under the skin", "fat outside the skull", "fatty tissue of the scalp", "bright fat around the skull",
+             "soft tissue of the scalp"),
+    "skull": ("bone around the brain", "compact bone", "skull vault", "bone of the head", "dark bone between scalp and brain"),
+    "marrow": ("fatty marrow in the skull", "marrow between the tables of the skull", "spongy bone of the skull"),
+    "muscle": ("chewing muscle", "muscles of the head", "facial soft tissue", "muscle outside the skull", "skin and muscle of the head"),
+    "eye": ("eyeballs", "ocular globe", "orbital contents", "eye in the orbit"),
+    "extracranial": ("structures outside the brain", "soft tissue surrounding the brain", "everything in the head but the brain",
+                    "layers around the brain", "coverings of the brain and head", "tissue that is not brain", "face, skull and scalp",
+                    "tissue around the cranial cavity", "structures of the head surrounding the brain", "skin, fat, muscle and bone"),
+    "csf": ("water around the brain", "fluid outside and inside the brain", "cerebrospinal spaces", "fluid that surrounds the brain",
+           "fluid of the subarachnoid space", "csf around the brain", "free fluid in the head", "cerebral fluid spaces", "sulcal fluid"),
+    "ventricle": ("fluid chamber inside the brain", "third ventricle", "fourth ventricle", "ventricles inside the brain",
+                 "lateral ventricles filled with fluid", "ventricle of the brain"),
+    "grey": ("grey matter of the brain", "gray matter ribbon", "cortical ribbon", "grey substance", "cortical gray matter",
+            "cerebral gray matter", "grey brain matter", "normal cortex"),
+    "white": ("white substance", "deep white matter", "white matter of the brain", "subcortical white matter", "white matter tracts",
+             "normal cerebral white matter", "matter that is white"),
+    "brain": ("cerebral tissue", "inside of the skull", "brain parenchyma", "whole brain", "any brain tissue", "tissue inside the skull"),
+    "healthy": ("brain as it should be", "brain unaffected by {d}", "no abnormality of the brain", "parenchyma without lesion",
+               "intact brain tissue", "brain that looks normal", "brain with nothing wrong", "brain spared by {d}", "not affected by {d}",
+               "healthy parenchyma of the brain", "uninvolved brain"),
+    "vessel": ("large blood vessel", "dural sinus", "venous blood", "sinus of the dura", "draining vein"),
+    "oedema": ("brain swelling", "swollen tissue around the tumor", "edematous tissue", "edema around a tumour", "oedematous white matter",
+              "fluid accumulation around the tumour", "vasogenic swelling"),
+    "rim": ("ring of contrast uptake", "part of the tumour that takes up contrast", "enhancing ring", "contrast uptake of the tumor",
+           "rim enhancement", "enhancing part of the tumour"),
+    "necrosis": ("dead centre of the tumour", "necrotic part of the tumor", "necrotic tissue", "centre of the tumour without perfusion",
+                "liquefied tumour core"),
+    "core": ("central part of the tumour", "tumour proper", "core of the lesion", "tumour centre and rim", "solid part with necrosis"),
+    "solid": ("tumor without contrast enhancement", "part of the tumour that takes up no contrast", "diffusely infiltrating tumour tissue",
+             "non enhancing tumor", "infiltration by tumour without enhancement"),
+    "tumour": ("all of the tumour", "complete tumour", "mass lesion", "malignant brain tumour", "tumour of the brain", "low-grade tumour",
+              "high-grade glioma", "extent of the glioma", "diffuse glioma"),
+    "abnormality": ("anything abnormal", "signal alteration", "altered signal", "abnormal area", "abnormal brain tissue",
+                   "hyperintense area on FLAIR", "changed tissue", "FLAIR change", "something that should not be there",
+                   "abnormality of the FLAIR signal"),
+    "focal": ("MS plaque", "plaques", "demyelination", "small lesions of multiple sclerosis", "punctate white matter lesion",
+             "lesion of demyelination"),
+    "infarct": ("stroke territory", "infarcted area", "ischaemia", "brain infarct", "dead brain after a stroke", "tissue lost to a stroke"),
+    "cavity": ("hole after surgery", "cavity left by surgery", "fluid-filled hole", "cystic part", "cyst in the brain", "resected area"),
+    "brighter": ("area with more signal than white matter", "lesion that is brighter than normal", "lesion of high intensity",
+                "bright area in the brain that is abnormal", "lesion with increased signal compared with white matter",
+                "abnormally bright tissue"),
+    "darker": ("area with less signal than white matter", "lesion that is darker than normal", "lesion of low intensity",
+              "dark area in the brain that is abnormal", "lesion with decreased signal compared with white matter", "abnormally dark tissue"),
+}
 
 
 def verdicts(concepts: tuple[Concept, ...] = CONCEPTS) -> np.ndarray:

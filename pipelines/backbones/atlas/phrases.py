@@ -110,10 +110,10 @@ def write(index: int, rng: np.random.Generator, modalities: list[int] | None = N
     return Prompt(index, phrase(concept, rng, modality, place, side), modality, place, side)
 
 
-def phrase(concept: c.Concept, rng: np.random.Generator, modality: int = 0, place: int = 0, side: int = 0) -> str:
-    """One random way to write it, sometimes with words that say nothing (a scanner, noise), which the encoder learns to pass over."""
+def phrase(concept: c.Concept, rng: np.random.Generator, modality: int = 0, place: int = 0, side: int = 0, *, more: bool = False) -> str:
+    """One random way to write it (`more`: in words of `MORE_TEXTS` too), sometimes with words that say nothing (a scanner, noise)."""
     pick = lambda options: options[rng.integers(len(options))]  # noqa: E731 - one word for one idea
-    text = _located(pick(concept.texts), place, side, pick)
+    text = _located(pick(concept.texts + (c.MORE_TEXTS[concept.name] if more else ())), place, side, pick)
     if concept.lesion and rng.random() < 0.25:
         text = pick(OF_DISEASE).replace("{c}", text)
     if modality:

@@ -29,7 +29,7 @@ FIRST_SNAPSHOT = 500
 def pretrain(
     out: Path,
     *,
-    steps: Annotated[int, cyclopts.Parameter(help="length of the run; about 0.3 s each on two cores")] = 12000,
+    steps: Annotated[int, cyclopts.Parameter(help="length of the run; about 0.3 s each on two cores")] = 12500,
     seed: int = 2026,
     heads: Annotated[int, cyclopts.Parameter(help="synthetic heads to cut slices from, 3 s each, made once")] = 120,
     supervision: Annotated[Literal["text", "ids"], cyclopts.Parameter(
@@ -43,7 +43,7 @@ def pretrain(
     A killed run goes on where its last checkpoint was (every two minutes, in a hidden folder beside OUT) when started again with the same
     arguments, and ends with the same weights. Example:
 
-        python -m pipelines.backbones.atlas.pretrain --out models/atlas --steps 12000 --seed 2026
+        python -m pipelines.backbones.atlas.pretrain --out models/atlas --steps 12500 --seed 2026
     """
     if steps < 1 or heads < 1:
         raise UsageError(f"--steps is {steps} and --heads is {heads}; both must be at least 1")
@@ -65,7 +65,7 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: AtlasConfig, *, step
     """The run itself, on label volumes `(N, X, Y, Z)`: resume or start, train, write, evaluate on heads not seen."""
     from pipelines.backbones.atlas.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
     from pipelines.backbones.atlas.model import save_towers
-    from pipelines.backbones.atlas.training import new_state, train
+    from pipelines.backbones.atlas.training import new_state, train, widen_text
 
     out.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial"
@@ -92,6 +92,8 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: AtlasConfig, *, step
 
         train(state, anatomy_of(volumes), recipe, steps, after_step)
         save_checkpoint(checkpoint, state, recipe, config, steps)  # before the evaluation: a kill there costs no training
+        if not config.classes:
+            widen_text(state.average.module.text, recipe)
         save_towers(out, state.average.module, config)
         write_json(out / "metrics.json", _metrics(out, state, recipe, steps, cache))
         shutil.rmtree(partial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipelines.backbones.atlas.lesions import LARGE, MODERATE, Families, Painted
 from pipelines.backbones.atlas.model import Towers
 from pipelines.backbones.atlas.phrases import Facets, Prompt
 from pipelines.backbones.atlas.slices import NEIGHBOURS, PARTS, Anatomy, Slabs, Uniform, label_slabs
+from pipelines.backbones.atlas.text import TextEncoder
 
 #: The temperature may not fall below 1/50: with fewer classes than pixels the loss would otherwise only sharpen.
 MAX_LOG_SCALE = float(np.log(50.0))
@@ -55,6 +57,7 @@ class Recipe:
     tokens: int = 8192  # sampled per step, rare labels more often
     phrasings: int = 3  # of every concept, per step
     text_steps: int = 1200  # before the first image
+    widen_steps: int = 800  # after the last
     rate: float = 2e-3
     warm_up: int = 200
     decay: float = 0.3  # the last share of the steps, over which the rate falls to zero; constant before, so a run can be lengthened
@@ -197,6 +200,25 @@ def teach_text(towers: Towers, recipe: Recipe) -> None:
         optimiser.zero_grad(set_to_none=True)
         contrast(towers, embedded, Facets(**drawn), said, towers.text([prompt.text for prompt in said])).backward()
         optimiser.step()
+
+
+def widen_text(text: TextEncoder, recipe: Recipe) -> None:
+    """Teach a finished text tower more words: what they say in a sentence goes where sentences of known words with the same meaning are."""
+    known, words = copy.deepcopy(text).eval(), np.random.default_rng([recipe.seed, recipe.widen_steps, 1])
+    text.requires_grad_(True)
+    optimiser = torch.optim.AdamW(text.parameters(), lr=recipe.rate / 2)
+    for step in range(recipe.widen_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate / 2 * (1 - step / recipe.widen_steps)
+        said = phrases.prompts(words, recipe.phrasings, [])
+        sentences = [[phrases.phrase(c.CONCEPTS[prompt.concept], words, prompt.modality, prompt.place, prompt.side, more=bool(more))
+                      for prompt in said] for more in (0, 0, 0, 1)]
+        with torch.no_grad():
+            meant = functional.normalize(sum(known(known_words) for known_words in sentences[:3]), dim=1)
+        optimiser.zero_grad(set_to_none=True)
+        (1 - (text(sentences[3]) * meant).sum(1)).mean().backward()
+        optimiser.step()
+    text.requires_grad_(False)
 
 
 def train(state: State, anatomy: Anatomy, recipe: Recipe, steps: int, after_step: Callable[[State], None] = lambda _: None) -> None:
