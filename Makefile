@@ -54,7 +54,7 @@ format: $(READY)  ## what ruff can fix by itself
 readme: $(READY)  ## put the finished default run's table and figure into README.md
 	python -m pipelines.report.readme
 
-pretrain: $(READY)  ## train the embedded backbone again (most of an hour; changes models/atlas)
+pretrain: $(READY)  ## train the embedded backbone again (an hour on two idle cores; changes models/atlas)
 	python -m pipelines.backbones.atlas.pretrain --out models/atlas
 	dvc commit --force models/atlas/dvc.yaml
 
