@@ -15,6 +15,7 @@ from pipelines.cohort import Case
 from pipelines.errors import DataError
 from pipelines.outputs import sha256
 from pipelines.prompts.bank import BACKGROUND_CLASSES, PromptBank
+from pipelines.threads import one_thread
 
 #: Of the weights that were never trained.
 RANDOM_SEED = 2026
@@ -50,10 +51,8 @@ class AtlasEncoder:
         strides = {name: stride for name, (_, stride) in load_atlas(self.folder, self.untrained).levels.items()}
         return strides | {SIMILARITY: min(strides.values())}
 
+    @one_thread()
     def levels(self, case: Case, modality: str) -> dict[str, np.ndarray]:
-        import torch
-
-        torch.set_num_threads(1)
         atlas = load_atlas(self.folder, self.untrained)
         tokens = atlas.encode_image(case.image(modality), case.spacing_mm)
         classes = _class_vectors(self, modality, case.site)
@@ -74,11 +73,11 @@ class EfficientNetLite0:
     def strides(self) -> Mapping[str, int]:
         return dict(LITE0_BLOCKS.values())
 
+    @one_thread()
     def levels(self, case: Case, modality: str) -> dict[str, np.ndarray]:
         import torch
         from torch.nn import functional
 
-        torch.set_num_threads(1)
         network, found = _lite0(self.weights)
         volume = torch.from_numpy(case.image(modality)).clamp(-LITE0_RANGE, LITE0_RANGE) / LITE0_RANGE
         height, width = volume.shape[1:]

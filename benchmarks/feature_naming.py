@@ -16,6 +16,7 @@ from benchmarks.features_data import Cohort
 from pipelines.cohort import Case
 from pipelines.errors import UsageError
 from pipelines.evaluate.metrics import dice
+from pipelines.threads import one_thread
 
 LESION_IMAGE, TISSUE_IMAGE = "FLAIR", "T1w"
 FINDING = "finding"
@@ -46,12 +47,10 @@ def zero_shot(cohort: Cohort, case: Case, folder: Path) -> float:
     labels, disease = cohort.params.cohort.labels, cohort.params.cohort.disease
     finding = tuple(dict.fromkeys(text.format(label=label.text, disease=disease) for label in labels for text in FINDING_TEXTS))
     classes = {FINDING: finding, **OTHER_TEXTS}
-    import torch
-
     from pipelines.backbones.atlas.evaluation import find_pixels
 
-    torch.set_num_threads(1)
-    return dice(case.label() > 0, find_pixels(load_atlas(folder), case.image(LESION_IMAGE), case.spacing_mm, classes, FINDING))
+    with one_thread():
+        return dice(case.label() > 0, find_pixels(load_atlas(folder), case.image(LESION_IMAGE), case.spacing_mm, classes, FINDING))
 
 
 def tissues(case: Case, folder: Path) -> list[tuple[str, str, float]]:
@@ -60,12 +59,10 @@ def tissues(case: Case, folder: Path) -> list[tuple[str, str, float]]:
     The mixture is what a good segmentation of this very brain reaches: the rest is how an individual differs from an average.
     """
     brain, maps = case.foreground(), template_tissues(case, TISSUE_IMAGE)
-    import torch
-
     from pipelines.backbones.atlas.evaluation import name_pixels
 
-    torch.set_num_threads(1)
-    named = name_pixels(load_atlas(folder), case.image(TISSUE_IMAGE), case.spacing_mm, TISSUE_TEXTS)
+    with one_thread():
+        named = name_pixels(load_atlas(folder), case.image(TISSUE_IMAGE), case.spacing_mm, TISSUE_TEXTS)
     mixture = mixture_tissues(case.image(TISSUE_IMAGE), brain)
     return [(features, tissue, dice(brain & (maps == index), brain & (found == index)))
             for features, found in (("atlas", named), ("gaussian-mixture", mixture)) for index, tissue in enumerate(TISSUES)]

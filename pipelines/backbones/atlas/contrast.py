@@ -33,6 +33,9 @@ _MODALITY = torch.tensor([modality_index(name) for name in TYPICAL])
 _WEIGHTS = torch.tensor([4.0, 4.0, 3.0, 5.0, 1.0, 1.0, 1.0, 1.0, 0.7])
 RANDOM_SHARE = 0.2
 MIN_LESION_CONTRAST = 0.1
+#: What images are like unless a phase of the training asks for others: how far lesions differ from white matter, how uneven muscle and mucosa
+#: are, and the largest sd of the logarithm of the bias field.
+GAIN, FACE, BIAS = (0.5, 1.5), 2.0, 0.22
 #: A lesion whose level is this near to white matter's is not taught: nobody could point at it.
 INVISIBLE = 0.05
 #: Rough texture per label: fat, marrow and lesions are uneven, brain and fluid are not.
@@ -66,7 +69,7 @@ def typical_levels(name: str, size: int) -> Levels:
     return Levels(torch.tensor(TYPICAL[name]).repeat(size, 1), torch.full((size,), modality_index(name)))
 
 
-def grey_levels(random: Uniform, gain: tuple[float, float] = (0.5, 1.5)) -> Levels:
+def grey_levels(random: Uniform, gain: tuple[float, float] = GAIN) -> Levels:
     """Levels near those of a random modality, for a fifth of the images wholly at random. `gain` scales how far lesions differ from white matter."""
     drawn = torch.multinomial(_WEIGHTS, random.size, replacement=True, generator=random.generator)
     typical = _TYPICAL[drawn] + 0.05 * random.normal(c.LABELS)
@@ -88,7 +91,7 @@ def grey_levels(random: Uniform, gain: tuple[float, float] = (0.5, 1.5)) -> Leve
     return Levels(level.clamp(0.0, 1.6), torch.where(any_contrast, 0, _MODALITY[drawn]))
 
 
-def render(painted: Painted, levels: Levels, random: Uniform, face: float = 2.0, bias: float = 0.22) -> torch.Tensor:
+def render(painted: Painted, levels: Levels, random: Uniform, face: float = FACE, bias: float = BIAS) -> torch.Tensor:
     """Images `(B, NEIGHBOURS, H, W)` of labels, standardised as the resample stage does. `face` scales the texture of muscle and mucosa."""
     image = _intensity(painted, levels, random, face)
     thick = image.unflatten(1, (NEIGHBOURS, PARTS)).mean(2)

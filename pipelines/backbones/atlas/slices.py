@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from pipelines.backbones.atlas import concepts as c
+from pipelines.backbones.atlas.image import NEIGHBOURS
 from pipelines.backbones.atlas.volumes import SPACING_MM
 
-NEIGHBOURS = 3  # the slice, the one before and the one after
 PARTS = 2  # sub-slices averaged into one thick slice
 PIXEL_MM = (0.9, 2.0)
 THICKNESS_MM = (1.0, 7.0)

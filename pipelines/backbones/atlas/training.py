@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipelines.backbones.atlas import concepts as c
 from pipelines.backbones.atlas import phrases
 from pipelines.backbones.atlas.config import AtlasConfig
-from pipelines.backbones.atlas.contrast import Levels, grey_levels, render
+from pipelines.backbones.atlas.contrast import BIAS, FACE, GAIN, Levels, grey_levels, render
 from pipelines.backbones.atlas.image import FINE_STRIDE
 from pipelines.backbones.atlas.lesions import LARGE, MODERATE, Families, Painted, paint_lesions
 from pipelines.backbones.atlas.model import Towers
@@ -41,7 +41,7 @@ class Phase:
 
 #: Most lesions of the first part are of moderate size and leave the cortex free; taught on those alone, the model takes whatever is bright at
 #: the surface of the brain for cortex.
-HARDER = Phase(LARGE, gain=(0.5, 1.5), healthy=0.5, face=2.0, bias=0.22, lesion_weight=1.5)
+HARDER = Phase(LARGE, gain=GAIN, healthy=0.5, face=FACE, bias=BIAS, lesion_weight=1.5)
 
 
 @dataclass(frozen=True)
