@@ -6,8 +6,8 @@ Paths in a manifest are relative to the folder it lies in, and names follow BIDS
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,6 +147,11 @@ class Case:
     @property
     def id(self) -> str:
         return case_id(self.subject, self.session)
+
+    def only(self, modalities: Collection[str]) -> Case:
+        """The same case as if nothing but these modalities had been acquired."""
+        kept = {name: {modality: value for modality, value in getattr(self, name).items() if modality in modalities} for name in ("images", "tokens")}
+        return replace(self, **kept)
 
     def image(self, modality: str) -> np.ndarray:
         """Intensities `(S, H, W)`, float32."""

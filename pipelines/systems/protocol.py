@@ -33,8 +33,9 @@ class FewShotSystem(Protocol):
 
     uses_tokens: bool  # whether it reads Case.token_levels, so that prediction on a new study knows to encode it
 
-    def fit(self, task: Task, support: Sequence[Case], seed: int) -> None:
-        """Learn from `support` (each with a label)."""
+    def fit(self, task: Task, support: Sequence[Case], seed: int, source: Sequence[Case] = ()) -> None:
+        """Learn from `support` (each with a label). `source`: labelled cases of other sites, under the transfer protocol; `support` is then the
+        site that counts, and may be empty."""
 
     def predict(self, task: Task, case: Case) -> np.ndarray:
         """Probabilities `(1 + len(task.labels), S, H, W)` float32 summing to 1; channel 0 is background."""

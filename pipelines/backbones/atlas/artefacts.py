@@ -36,7 +36,7 @@ def _blur(image: torch.Tensor, down: torch.Tensor, along: torch.Tensor) -> torch
 def mask(labels: torch.Tensor, random: Uniform) -> torch.Tensor:
     """Foreground `(B, NEIGHBOURS, H, W)`: the head, for a quarter of the images the brain alone, with an edge that is never quite right."""
     head = labels != c.AIR
-    brain = (labels >= c.NECROSIS) | ((labels >= c.CSF) & (labels <= c.VENTRICLE)) | (labels == c.GLIOSIS)
+    brain = torch.isin(labels, torch.tensor(c.INTRACRANIAL))
     inside = torch.where(random.chance(0.25)[:, None, None, None], brain, head).unflatten(1, (NEIGHBOURS, PARTS)).float().mean(2)
     inside = functional.avg_pool2d(inside, 5, stride=1, padding=2)
     edge = random(0.15, 0.75)[:, None, None, None] + 0.1 * random.smooth(12, *labels.shape[-2:])

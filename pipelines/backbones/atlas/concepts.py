@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Labels of the synthetic slices: `pipelines.phantoms.anatomy.Tissue`, and four kinds of lesion that are painted in the slices.
+#: Labels of the synthetic slices: `pipelines.phantoms.anatomy.Tissue`, and what is painted besides: four kinds of lesion,
+#: and the lining of nose and sinuses (`face`).
 (AIR, SCALP, SKULL, CSF, GREY, WHITE, VENTRICLE, EYE, MUSCLE, MARROW, VESSEL, GLIOSIS, NECROSIS, ENHANCING, OEDEMA,
- SOLID, FOCAL, CAVITY, INFARCT) = range(19)
-LABELS = 19
+ SOLID, FOCAL, CAVITY, INFARCT, MUCOSA) = range(20)
+LABELS = 20
 LESIONS = (NECROSIS, ENHANCING, OEDEMA, SOLID, FOCAL, INFARCT)
+#: What lies inside the skull, vessels apart.
+INTRACRANIAL = (CSF, GREY, WHITE, VENTRICLE, GLIOSIS, CAVITY, *LESIONS)
 #: How much each label counts besides its frequency: the brain and its lesions are the point, vessels and the thin layers outside are not.
-IMPORTANCE = (0.5, 0.4, 0.4, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3, 0.2, 0.2, 0.0, 1.0, 1.2, 1.2, 1.2, 1.2, 0.8, 1.0)
+IMPORTANCE = (0.5, 0.4, 0.4, 1.0, 1.0, 1.0, 1.0, 0.3, 0.3, 0.2, 0.2, 0.0, 1.0, 1.2, 1.2, 1.2, 1.2, 0.8, 1.0, 0.6)
 #: How a lesion compares with white matter in the image at hand; the row of a (label, relation) pair is `relation * LABELS + label`.
 DARKER, SIMILAR, BRIGHTER = range(3)
 RELATIONS = 3
@@ -24,7 +27,7 @@ NEGATIVE, NEUTRAL, POSITIVE = range(3)
 class Concept:
     """One meaning. `neutral` labels are neither called so nor the opposite; `held_out` phrasings are for evaluation only.
 
-    What is in `MORE_TEXTS` is learnt when the image tower is done (`training.widen_text`).
+    What is in `MORE_TEXTS` is learnt by the text tower alone (`training.widen_text`).
 
     `placed` concepts can be said to lie in a lobe or on a side.
     """
@@ -53,15 +56,15 @@ CONCEPTS = (
              "outside the head", "surrounding air", "no signal outside the head", "black background"),
             ("air surrounding the skull", "nothing but background")),
     Concept("scalp", (SCALP,), ("scalp", "scalp fat", "subcutaneous fat", "fat under the skin", "fatty scalp tissue"), ("fat of the scalp",),
-            neutral=(MUSCLE, MARROW)),
+            neutral=(MUSCLE, MARROW, MUCOSA)),
     Concept("skull", (SKULL,), ("skull", "skull bone", "cortical bone", "calvarium", "bone of the skull", "cranial bone"), ("the bony skull",),
             neutral=(MARROW,)),
     Concept("marrow", (MARROW,), ("bone marrow of the skull", "diploe", "skull marrow", "diploic space"), ("marrow in the skull bone",),
             neutral=(SKULL,)),
     Concept("muscle", (MUSCLE,), ("muscle", "muscle and skin", "temporalis muscle", "skin", "facial muscle"), ("muscle of the face",),
-            neutral=(SCALP,)),
+            neutral=(SCALP, MUCOSA)),
     Concept("eye", (EYE,), ("eye", "eyeball", "orbit", "globe of the eye", "vitreous body"), ("the eyes",)),
-    Concept("extracranial", (SCALP, SKULL, MUSCLE, MARROW, EYE),
+    Concept("extracranial", (SCALP, SKULL, MUSCLE, MARROW, EYE, MUCOSA),
             ("tissue outside the brain", "extracranial tissue", "head outside the brain", "skull and scalp", "non-brain tissue"),
             ("tissues around the brain",), neutral=(VESSEL,)),
     Concept("csf", (CSF, VENTRICLE), ("cerebrospinal fluid", "CSF", "CSF spaces", "cerebrospinal fluid in sulci and ventricles", "spinal fluid",
@@ -86,8 +89,8 @@ CONCEPTS = (
              "normal-appearing brain", "unremarkable brain parenchyma", "brain without abnormality", "no {d}", "normal parenchyma",
              "tissue without {d}",
              "brain free of {d}", "brain that is normal", "brain not involved by {d}", "tissue that is not diseased"),
-            ("brain that is not affected", "unaffected healthy parenchyma"), neutral=(SCALP, SKULL, MUSCLE, MARROW, EYE, VESSEL, GLIOSIS, AIR),
-            placed=True),
+            ("brain that is not affected", "unaffected healthy parenchyma"),
+            neutral=(SCALP, SKULL, MUSCLE, MARROW, EYE, MUCOSA, VESSEL, GLIOSIS, AIR), placed=True),
     Concept("vessel", (VESSEL,), ("venous sinus", "blood vessel", "superior sagittal sinus", "vein"), ("large vein",)),
     Concept("oedema", (OEDEMA,),
             ("oedema", "edema", "peritumoural oedema", "vasogenic edema", "peritumoral edema", "swelling around the tumour", "perifocal oedema"),

@@ -17,15 +17,15 @@ from pipelines.backbones.atlas.slices import NEIGHBOURS, PARTS, Uniform
 
 #: Typical grey levels (air to white = 0 to 1) per label in the order of `concepts`: how textbook images look, not a measurement.
 TYPICAL = {
-    "T1": (0.01, 0.95, 0.08, 0.14, 0.47, 0.62, 0.12, 0.15, 0.45, 0.70, 0.30, 0.50, 0.20, 0.45, 0.42, 0.40, 0.42, 0.14, 0.42),
-    "ceT1": (0.01, 0.95, 0.08, 0.14, 0.47, 0.60, 0.12, 0.15, 0.50, 0.70, 0.95, 0.50, 0.22, 0.95, 0.42, 0.45, 0.44, 0.14, 0.44),
-    "T2": (0.01, 0.65, 0.06, 0.95, 0.56, 0.42, 0.95, 0.90, 0.30, 0.45, 0.20, 0.65, 0.88, 0.62, 0.80, 0.72, 0.74, 0.95, 0.78),
-    "FLAIR": (0.01, 0.80, 0.06, 0.14, 0.46, 0.40, 0.08, 0.12, 0.36, 0.45, 0.20, 0.65, 0.50, 0.70, 0.80, 0.75, 0.75, 0.10, 0.78),
-    "PD": (0.01, 0.75, 0.10, 0.80, 0.70, 0.60, 0.80, 0.80, 0.50, 0.50, 0.35, 0.72, 0.80, 0.78, 0.84, 0.80, 0.80, 0.80, 0.84),
-    "ADC": (0.02, 0.10, 0.05, 0.95, 0.37, 0.33, 0.95, 0.90, 0.30, 0.10, 0.40, 0.45, 0.75, 0.45, 0.65, 0.55, 0.58, 0.95, 0.14),
-    "PET": (0.02, 0.20, 0.12, 0.10, 0.40, 0.25, 0.10, 0.12, 0.30, 0.30, 0.45, 0.25, 0.15, 0.90, 0.35, 0.65, 0.35, 0.08, 0.10),
-    "CBV": (0.02, 0.15, 0.04, 0.15, 0.45, 0.22, 0.12, 0.10, 0.18, 0.10, 0.95, 0.20, 0.10, 0.75, 0.20, 0.45, 0.25, 0.05, 0.06),
-    "difference": (0.10, 0.18, 0.12, 0.12, 0.16, 0.13, 0.12, 0.12, 0.25, 0.18, 0.95, 0.13, 0.13, 0.85, 0.14, 0.22, 0.20, 0.12, 0.18),
+    "T1": (0.01, 0.95, 0.08, 0.14, 0.47, 0.62, 0.12, 0.15, 0.45, 0.70, 0.30, 0.50, 0.20, 0.45, 0.42, 0.40, 0.42, 0.14, 0.42, 0.42),
+    "ceT1": (0.01, 0.95, 0.08, 0.14, 0.47, 0.60, 0.12, 0.15, 0.50, 0.70, 0.95, 0.50, 0.22, 0.95, 0.42, 0.45, 0.44, 0.14, 0.44, 0.80),
+    "T2": (0.01, 0.65, 0.06, 0.95, 0.56, 0.42, 0.95, 0.90, 0.30, 0.45, 0.20, 0.65, 0.88, 0.62, 0.80, 0.72, 0.74, 0.95, 0.78, 0.92),
+    "FLAIR": (0.01, 0.80, 0.06, 0.14, 0.46, 0.40, 0.08, 0.12, 0.36, 0.45, 0.20, 0.65, 0.50, 0.70, 0.80, 0.75, 0.75, 0.10, 0.78, 0.85),
+    "PD": (0.01, 0.75, 0.10, 0.80, 0.70, 0.60, 0.80, 0.80, 0.50, 0.50, 0.35, 0.72, 0.80, 0.78, 0.84, 0.80, 0.80, 0.80, 0.84, 0.85),
+    "ADC": (0.02, 0.10, 0.05, 0.95, 0.37, 0.33, 0.95, 0.90, 0.30, 0.10, 0.40, 0.45, 0.75, 0.45, 0.65, 0.55, 0.58, 0.95, 0.14, 0.60),
+    "PET": (0.02, 0.20, 0.12, 0.10, 0.40, 0.25, 0.10, 0.12, 0.30, 0.30, 0.45, 0.25, 0.15, 0.90, 0.35, 0.65, 0.35, 0.08, 0.10, 0.35),
+    "CBV": (0.02, 0.15, 0.04, 0.15, 0.45, 0.22, 0.12, 0.10, 0.18, 0.10, 0.95, 0.20, 0.10, 0.75, 0.20, 0.45, 0.25, 0.05, 0.06, 0.45),
+    "difference": (0.10, 0.18, 0.12, 0.12, 0.16, 0.13, 0.12, 0.12, 0.25, 0.18, 0.95, 0.13, 0.13, 0.85, 0.14, 0.22, 0.20, 0.12, 0.18, 0.70),
 }
 _TYPICAL = torch.tensor(list(TYPICAL.values()))
 _MODALITY = torch.tensor([modality_index(name) for name in TYPICAL])
@@ -39,7 +39,7 @@ GAIN, FACE, BIAS = (0.5, 1.5), 2.0, 0.22
 #: A lesion whose level is this near to white matter's is not taught: nobody could point at it.
 INVISIBLE = 0.05
 #: Rough texture per label: fat, marrow and lesions are uneven, brain and fluid are not.
-_TEXTURE = torch.tensor([0.0, 0.10, 0.05, 0.04, 0.03, 0.025, 0.03, 0.08, 0.12, 0.12, 0.1, 0.05, 0.1, 0.12, 0.07, 0.09, 0.05, 0.04, 0.06])
+_TEXTURE = torch.tensor([0.0, 0.10, 0.05, 0.04, 0.03, 0.025, 0.03, 0.08, 0.12, 0.12, 0.1, 0.05, 0.1, 0.12, 0.07, 0.09, 0.05, 0.04, 0.06, 0.14])
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def grey_levels(random: Uniform, gain: tuple[float, float] = GAIN) -> Levels:
     white = typical[:, c.WHITE, None]
     typical[:, [c.GREY]] = white + (_TYPICAL[drawn][:, [c.GREY]] - _TYPICAL[drawn][:, c.WHITE, None]) * random(0.3, 1.3, 1)
     typical[:, c.SCALP] *= random(0.3, 1.7)  # with and without fat suppression
+    typical[:, c.MUCOSA] *= random(0.4, 1.5)
     lesions = list(c.LESIONS)
     typical[:, lesions] = white + (typical[:, lesions] - white) * random(*gain, 1)
     free = random(0.0, 1.0, c.LABELS)
@@ -105,8 +106,8 @@ def _intensity(painted: Painted, levels: Levels, random: Uniform, face: float) -
     fine, coarse = (random.smooth(height // cells, height, width, depth) for cells in (3, 9))
     pattern = random(0.0, 0.8)[:, None, None, None] * fine + 0.6 * coarse
     rough = _TEXTURE * random(0.2, 1.4)[:, None]
-    rough[:, c.MUSCLE] *= face
-    rough[:, list(c.LESIONS)] *= random(0.2, 2.0, 1)
+    rough[:, [c.MUSCLE, c.MUCOSA]] *= face
+    rough[:, list(c.LESIONS)] *= random(0.2, 3.0, 1)
     shape, tissue = painted.labels.shape, painted.tissue.flatten(1)
     lesion = torch.where(painted.labels == painted.tissue, painted.outermost[:, None, None, None], painted.labels).flatten(1)
     level = lambda labels: (levels.mean.gather(1, labels).view(shape) + rough.gather(1, labels).view(shape) * pattern)  # noqa: E731

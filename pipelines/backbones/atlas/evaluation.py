@@ -23,8 +23,8 @@ MIDDLE = NEIGHBOURS // 2
 #: Of all tenths this one gives the largest Dice of abnormalities on synthetic heads of another seed; no real image decided it.
 FOUND = 0.5
 #: Concept that names a class -> the labels that are it.
-CLASSES = {"outside": (c.AIR,), "extracranial": (c.SCALP, c.SKULL, c.EYE, c.MUSCLE, c.MARROW), "csf": (c.CSF, c.VENTRICLE), "grey": (c.GREY,),
-           "white": (c.WHITE,), "abnormality": c.LESIONS}
+CLASSES = {"outside": (c.AIR,), "extracranial": (c.SCALP, c.SKULL, c.EYE, c.MUSCLE, c.MARROW, c.MUCOSA), "csf": (c.CSF, c.VENTRICLE),
+           "grey": (c.GREY,), "white": (c.WHITE,), "abnormality": c.LESIONS}
 
 
 def name_pixels(atlas: Atlas, volume: np.ndarray, spacing_mm: tuple[float, float, float], classes: Mapping[str, Sequence[str]]) -> np.ndarray:

@@ -46,7 +46,8 @@ def paint_lesions(slabs: Slabs, random: Uniform, sorts: Families = LARGE) -> Pai
     tissue = (labels == c.GREY) | (labels == c.WHITE) | (labels == c.GLIOSIS)
     fluid = (labels == c.CSF) | (labels == c.VENTRICLE)
     middle = PARTS * (NEIGHBOURS // 2)
-    wanted = random.chance(sorts.painted) & ~(labels >= c.NECROSIS).flatten(1).any(1) & (tissue[:, middle].flatten(1).sum(1) > 200)
+    has_one = torch.isin(labels, torch.tensor(c.LESIONS)).flatten(1).any(1)
+    wanted = random.chance(sorts.painted) & ~has_one & (tissue[:, middle].flatten(1).sum(1) > 200)
     kind = torch.rand(random.size, generator=random.generator)
     families = [wanted & (kind >= low) & (kind < high) for low, high in pairwise(sorts.ends)]
     glioma, ring, infiltrating, cavity, focal, infarct = families

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -34,6 +35,8 @@ def pretrain(
     heads: Annotated[int, cyclopts.Parameter(help="synthetic heads to cut slices from, 3 s each, made once")] = 120,
     supervision: Annotated[Literal["text", "ids"], cyclopts.Parameter(
         help="ids: a free vector for each concept instead of sentences, the control of what text is worth")] = "text",
+    start: Annotated[Path | None, cyclopts.Parameter(
+        help="folder of a finished run of fewer steps to go on from, with a learning rate that begins anew")] = None,
     snapshots: Annotated[Path | None, cyclopts.Parameter(
         help="also keep the averaged weights after 500, 1000, 2000, 4000 ... steps here, as step-*/ folders, for the learning curve")] = None,
     cache: Annotated[Path | None, cyclopts.Parameter(help="folder for the heads, kept; default: the system's temporary folder")] = None,
@@ -44,6 +47,7 @@ def pretrain(
     arguments, and ends with the same weights. Example:
 
         python -m pipelines.backbones.atlas.pretrain --out models/atlas --steps 12500 --seed 2026
+        python -m pipelines.backbones.atlas.pretrain --out models/atlas --start models/atlas --steps 22500
     """
     if steps < 1 or heads < 1:
         raise UsageError(f"--steps is {steps} and --heads is {heads}; both must be at least 1")
@@ -57,15 +61,16 @@ def pretrain(
     torch.set_num_threads(1)  # the shares of a batch run side by side; more threads inside each would only wait for one another
     cache = cache or Path(tempfile.gettempdir()) / "atlas-heads"
     config = AtlasConfig(classes=len(concepts.CONCEPTS) if supervision == "ids" else 0)
-    pretrain_on(label_volumes(heads, seed, cache, _say), Path(out), Recipe(seed=seed, heads=heads), config, steps=steps, cache=cache,
-                snapshots=snapshots)
+    recipe = Recipe(seed=seed, heads=heads, first=_steps_of(start, steps) if start else 0)
+    pretrain_on(label_volumes(heads, seed, cache, _say), Path(out), recipe, config, steps=steps, cache=cache, snapshots=snapshots, start=start)
 
 
-def pretrain_on(volumes, out: Path, recipe: Recipe, config: AtlasConfig, *, steps: int, cache: Path, snapshots: Path | None = None) -> None:
-    """The run itself, on label volumes `(N, X, Y, Z)`: resume or start, train, write, evaluate on heads not seen."""
+def pretrain_on(volumes, out: Path, recipe: Recipe, config: AtlasConfig, *, steps: int, cache: Path, snapshots: Path | None = None,
+                start: Path | None = None) -> None:
+    """The run itself, on label volumes `(N, X, Y, Z)`: resume, go on from `start` or start, train, write, evaluate on heads not seen."""
     from pipelines.backbones.atlas.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-    from pipelines.backbones.atlas.model import save_towers
-    from pipelines.backbones.atlas.training import new_state, train, widen_text
+    from pipelines.backbones.atlas.model import Atlas, save_towers
+    from pipelines.backbones.atlas.training import continued, new_state, train
 
     out.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.partial"
@@ -73,7 +78,8 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: AtlasConfig, *, step
         partial.mkdir(exist_ok=True)
         checkpoint = partial / CHECKPOINT
         state = load_checkpoint(checkpoint, recipe, config, steps) if checkpoint.is_file() else None
-        state = state or new_state(recipe, config)
+        if state is None:
+            state = continued(recipe, config, Atlas.load(start).towers.state_dict()) if start else new_state(recipe, config)
         _say(f"step {state.step} of {steps}")
         saved = began = time.monotonic()
         first = state.step
@@ -92,8 +98,6 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: AtlasConfig, *, step
 
         train(state, anatomy_of(volumes), recipe, steps, after_step)
         save_checkpoint(checkpoint, state, recipe, config, steps)  # before the evaluation: a kill there costs no training
-        if not config.classes:
-            widen_text(state.average.module.text, recipe)
         save_towers(out, state.average.module, config)
         write_json(out / "metrics.json", _metrics(out, state, recipe, steps, cache))
         shutil.rmtree(partial)
@@ -114,12 +118,23 @@ def _metrics(out: Path, state: State, recipe: Recipe, steps: int, cache: Path) -
     from pipelines.backbones.atlas.model import Atlas
 
     atlas = Atlas.load(out)
-    curve = {str(step): sum(state.losses[step - EVERY : step]) / EVERY for step in range(EVERY, steps + 1, EVERY)}
-    metrics = {"steps": steps, "seed": recipe.seed, "heads": recipe.heads, "fingerprint": atlas.fingerprint, "loss": curve}
+    curve = {str(recipe.first + done): sum(state.losses[done - EVERY : done]) / EVERY for done in range(EVERY, len(state.losses) + 1, EVERY)}
+    metrics = {"steps": steps, "seed": recipe.seed, "heads": recipe.heads, "first": recipe.first, "fingerprint": atlas.fingerprint, "loss": curve}
     if not atlas.config.classes:
         metrics |= {"zero_shot_synthetic_dice": zero_shot(atlas, cache, recipe.seed + 1, _say),
                     "facets_synthetic_accuracy": facet_accuracy(atlas, cache, recipe.seed + 1, _say)}
     return metrics
+
+
+def _steps_of(start: Path, steps: int) -> int:
+    """How many steps the finished run in `start` had; they must be fewer than `steps`."""
+    path = Path(start) / "metrics.json"
+    if not path.is_file():
+        raise UsageError(f"--start {start} has no metrics.json; give a folder that this command wrote")
+    done = json.loads(path.read_text())["steps"]
+    if done >= steps:
+        raise UsageError(f"--start {start} has {done} steps already and --steps is {steps}; ask for more")
+    return done
 
 
 def _is_snapshot(step: int) -> bool:

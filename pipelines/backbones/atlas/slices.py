@@ -109,11 +109,12 @@ def _depths(random: Uniform) -> torch.Tensor:
 def _centre(volume: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Voxel that the slice is centred on: anywhere in the head, or near the lesion."""
     shape = torch.tensor(volume.shape, dtype=torch.float32)
-    low, high = torch.tensor([0.42, 0.4, 0.2]), torch.tensor([0.58, 0.6, 0.92])
+    low, high = torch.tensor([0.42, 0.4, 0.05]), torch.tensor([0.58, 0.6, 0.92])
     coin, place, pull = torch.rand(1, generator=generator), torch.rand(3, generator=generator), torch.rand(3, generator=generator)
     anywhere = shape * (low + (high - low) * place)
     if coin < 0.5:
-        lesion = (volume[::3, ::3, ::3] >= c.NECROSIS).nonzero()
+        coarse = volume[::3, ::3, ::3]
+        lesion = ((coarse >= c.NECROSIS) & (coarse <= c.OEDEMA)).nonzero()
         if len(lesion):
             near = 3.0 * lesion[torch.randint(len(lesion), (1,), generator=generator)[0]]
             return near + 0.7 * pull * (anywhere - near)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ class Recipe:
     """Everything that decides the result besides the number of steps."""
 
     seed: int
+    first: int = 0  # the step it begins at; more than 0: it goes on from the weights of a finished run of as many steps, with a rate that begins anew
     heads: int = 120
     shares: int = 2  # parts of a batch, each made and learnt from by a thread of its own: two cores are kept busy without waiting in every layer
     batch: int = 8
@@ -57,7 +58,7 @@ class Recipe:
     tokens: int = 8192  # sampled per step, rare labels more often
     phrasings: int = 3  # of every concept, per step
     text_steps: int = 1200  # before the first image
-    widen_steps: int = 800  # after the last
+    widen_steps: int = 800  # after those
     rate: float = 2e-3
     warm_up: int = 200
     decay: float = 0.3  # the last share of the steps, over which the rate falls to zero; constant before, so a run can be lengthened
@@ -88,7 +89,7 @@ class State:
     average: AveragedModel
     optimiser: torch.optim.Optimizer
     step: int
-    losses: list[float]  # one a step
+    losses: list[float]  # one a step, from the run's first
 
 
 def new_state(recipe: Recipe, config: AtlasConfig, warm: bool = True) -> State:
@@ -97,9 +98,18 @@ def new_state(recipe: Recipe, config: AtlasConfig, warm: bool = True) -> State:
     towers = Towers(config).to(memory_format=torch.channels_last)
     if warm and not config.classes:
         teach_text(towers, recipe)
+        widen_text(towers.text, recipe)
     towers.text.requires_grad_(False)
     average = AveragedModel(towers, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-    return State(towers, average, torch.optim.AdamW(learning(towers), lr=recipe.rate, weight_decay=1e-4, fused=True), 0, [])
+    return State(towers, average, torch.optim.AdamW(learning(towers), lr=recipe.rate, weight_decay=1e-4, fused=True), recipe.first, [])
+
+
+def continued(recipe: Recipe, config: AtlasConfig, weights: Mapping[str, torch.Tensor]) -> State:
+    """A run that goes on from finished `weights` at step `recipe.first`."""
+    state = new_state(recipe, config, warm=False)
+    for towers in (state.towers, state.average.module):
+        towers.load_state_dict(weights)
+    return state
 
 
 def learning(towers: Towers) -> list[torch.nn.Parameter]:
@@ -109,13 +119,13 @@ def learning(towers: Towers) -> list[torch.nn.Parameter]:
 
 def decay_start(recipe: Recipe, steps: int) -> int:
     """The step from which the learning rate falls."""
-    return steps - max(1, round(recipe.decay * steps))
+    return steps - max(1, round(recipe.decay * (steps - recipe.first)))
 
 
 def rate(recipe: Recipe, step: int, steps: int) -> float:
     """Learning rate: linear warm-up, constant, and a linear fall to zero over the last `decay` of the steps."""
     left = (steps - step) / (steps - decay_start(recipe, steps))
-    return recipe.rate * min(1.0, (step + 1) / recipe.warm_up, left)
+    return recipe.rate * min(1.0, (step - recipe.first + 1) / recipe.warm_up, left)
 
 
 def batch(anatomy: Anatomy, recipe: Recipe, step: int, share: int) -> Batch:
@@ -142,7 +152,7 @@ def at_tokens(labels: torch.Tensor, slabs: Slabs, again: torch.Tensor, levels: L
     rows, columns = slice(row, None, FINE_STRIDE), slice(column, None, FINE_STRIDE)
     label = labels[:, PARTS * (NEIGHBOURS // 2) + part, rows, columns]
     of_label = lambda table: table.gather(1, label.flatten(1)).view_as(label)  # noqa: E731
-    in_brain = (label >= c.CSF) & (label != c.EYE) & (label != c.MUSCLE) & (label != c.MARROW)
+    in_brain = torch.isin(label, torch.tensor((*c.INTRACRANIAL, c.VESSEL)))
     modality = levels.modality[:, None, None].expand_as(label)
     place, side = (known[again][:, rows, columns] * in_brain for known in (slabs.place, slabs.side))
     return Facets(of_label(levels.relations) * c.LABELS + label, modality, place, side), ~of_label(levels.invisible)
@@ -203,7 +213,7 @@ def teach_text(towers: Towers, recipe: Recipe) -> None:
 
 
 def widen_text(text: TextEncoder, recipe: Recipe) -> None:
-    """Teach a finished text tower more words: what they say in a sentence goes where sentences of known words with the same meaning are."""
+    """Teach a taught text tower more words: what they say in a sentence goes where sentences of known words with the same meaning are."""
     known, words = copy.deepcopy(text).eval(), np.random.default_rng([recipe.seed, recipe.widen_steps, 1])
     text.requires_grad_(True)
     optimiser = torch.optim.AdamW(text.parameters(), lr=recipe.rate / 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.backbones.atlas.face import with_face
 from pipelines.backbones.atlas.phrases import PLACES
 from pipelines.outputs import sha256, staged_file
 
@@ -18,7 +19,7 @@ def label_volumes(count: int, seed: int, cache: Path, say=print) -> np.ndarray:
 
     version = sha256(Path(anatomy.__file__))[:8]  # heads of another anatomy must not be taken for these
     volumes = []
-    for index in range(count):
+    for index in range(count):  # faces are painted anew each time: that takes less than growing a head
         path = Path(cache) / f"head-{version}-{seed}-{index:04d}.npz"
         if not path.is_file():
             rng = np.random.default_rng([seed, index])
@@ -28,7 +29,7 @@ def label_volumes(count: int, seed: int, cache: Path, say=print) -> np.ndarray:
             if (index + 1) % 10 == 0:
                 say(f"heads: {index + 1} of {count}")
         with np.load(path) as stored:
-            volumes += [stored["healthy"], stored["lesion"]]
+            volumes += [with_face(stored[kind], np.random.default_rng([seed, index, 1]), SPACING_MM) for kind in ("healthy", "lesion")]
     return np.stack(volumes)
 
 

@@ -37,7 +37,7 @@ class System:
         self.params = params
         self.network = None
 
-    def fit(self, task: Task, support: Sequence[Case], seed: int) -> None:
+    def fit(self, task: Task, support: Sequence[Case], seed: int, source: Sequence[Case] = ()) -> None:
         import torch
 
         from pipelines.systems.semi.batches import PatchSampler
