@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from pipelines.cohort import Case
 from pipelines.errors import UsageError
 from pipelines.evaluate.metrics import dice
 from pipelines.threads import one_thread
+
+if TYPE_CHECKING:
+    from pipelines.backbones.atlas import Atlas
+    from pipelines.params import Params
 
 LESION_IMAGE, TISSUE_IMAGE = "FLAIR", "T1w"
 FINDING = "finding"
@@ -44,13 +49,17 @@ SNAPSHOT = re.compile(r"step-(\d+)")
 
 def zero_shot(cohort: Cohort, case: Case, folder: Path) -> float:
     """Dice of all labels together against what the text of the finding names on FLAIR, over the whole volume."""
-    labels, disease = cohort.params.cohort.labels, cohort.params.cohort.disease
-    finding = tuple(dict.fromkeys(text.format(label=label.text, disease=disease) for label in labels for text in FINDING_TEXTS))
-    classes = {FINDING: finding, **OTHER_TEXTS}
+    with one_thread():
+        return dice(case.label() > 0, named_by(load_atlas(folder), cohort.params, case))
+
+
+def named_by(atlas: Atlas, params: Params, case: Case) -> np.ndarray:
+    """The voxels of the FLAIR that the text of the cohort's findings names, as a mask."""
     from pipelines.backbones.atlas.evaluation import find_pixels
 
-    with one_thread():
-        return dice(case.label() > 0, find_pixels(load_atlas(folder), case.image(LESION_IMAGE), case.spacing_mm, classes, FINDING))
+    labels, disease = params.cohort.labels, params.cohort.disease
+    finding = tuple(dict.fromkeys(text.format(label=label.text, disease=disease) for label in labels for text in FINDING_TEXTS))
+    return find_pixels(atlas, case.image(LESION_IMAGE), case.spacing_mm, {FINDING: finding, **OTHER_TEXTS}, FINDING)
 
 
 def tissues(case: Case, folder: Path) -> list[tuple[str, str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_cohort import tiny_case, tiny_task
 
-from pipelines.errors import DataError
+from pipelines.backbones.atlas import Atlas
+from pipelines.errors import DataError, UsageError
 from pipelines.systems import create
 from pipelines.systems.semi.batches import PatchSampler
 from pipelines.systems.semi.features import alignment_pairs, raw_width, region_classes, view_of
 from pipelines.systems.semi.losses import dice_ce, region_infonce
 from pipelines.systems.semi.model import Semi, Sizes
 from pipelines.systems.semi.params import Params
+from pipelines.systems.semi.parts import smallest_parts, without_small_parts
 from pipelines.systems.semi.texts import class_names, class_vectors, text_targets
 from pipelines.systems.semi.views import another_view
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def network(modalities: int = 3) -> Semi:
@@ -99,7 +104,7 @@ def test_projectors_start_near_the_backbones_own_alignment():
     system = create("semi", Params(steps=20, learning_rate=1e-9, average=0))
     system.fit(task, [case], seed=0)
     tokens, aligned = alignment_pairs(case, "FLAIR", task, 4, 3)
-    projected = system.network.projectors[0]((tokens.float() - system.network.token_mean[0]) / system.network.token_sd[0])
+    projected = system.networks[0].projectors[0]((tokens.float() - system.networks[0].token_mean[0]) / system.networks[0].token_sd[0])
     assert float((projected * aligned).sum(-1).mean().detach()) > 0.9
 
 
@@ -146,8 +151,8 @@ def test_prediction_does_not_depend_on_which_tokens_were_skipped():
     from pipelines.systems.semi.batches import text_tensor
 
     texts = text_tensor(case, task, "prompts")
-    some = system._maps(view, texts, case.foreground())
-    everything = system._maps(view, texts, whole.foreground())
+    some = system._maps(system.networks[0], view, texts, case.foreground())
+    everything = system._maps(system.networks[0], view, texts, whole.foreground())
     cells = region_classes(case, view.box, 2, system.params.grid_stride)[1] < 3
     torch.testing.assert_close(some[cells], everything[cells], atol=1e-5, rtol=1e-5)
 
@@ -181,3 +186,85 @@ def test_dice_ce_of_a_sure_and_right_answer_is_nothing():
 def test_a_case_without_tokens_is_refused_with_the_way_out():
     with pytest.raises(DataError, match=r"no cached tokens.*embed stage"):
         create("semi", Params()).fit(tiny_task(), [replace(tiny_case(0), tokens={})], seed=0)
+
+
+def test_members_differ_and_their_mean_is_predicted():
+    task, case = tiny_task(), tiny_case(1)
+    system = create("semi", Params(steps=20, batch=2, views=1, members=2))
+    system.fit(task, [tiny_case(0)], seed=0)
+    mean = system.predict(task, case)
+    system.networks, both = system.networks[:1], system.networks
+    first = system.predict(task, case)
+    system.networks = both[1:]
+    second = system.predict(task, case)
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-6)
+
+
+def test_other_sites_lend_patches_and_the_target_keeps_its_share():
+    target, lent = tiny_case(0), [tiny_case(number, site="B") for number in (1, 2, 3)]
+    torch.manual_seed(0)
+    sampler = PatchSampler([target], tiny_task(("A", "B")), Params(views=0, target_share=0.75), lent)
+    own = sum(sampler._some_shot() is sampler.shots[-1] for _ in range(400))
+    assert 260 < own < 340
+    alone = PatchSampler([], tiny_task(("A", "B")), Params(views=1), lent)
+    assert (alone.lent, alone.originals, len(alone.shots)) == (0, 3, 4)
+
+
+def test_small_parts_go_and_the_largest_stays():
+    truth = np.zeros((4, 20, 20), np.uint8)
+    truth[1:3, 2:6, 2:6] = 1
+    case = replace(tiny_case(0), dseg=truth, brain=np.ones_like(truth))
+    assert smallest_parts([case], 2) == [32.0, 0.0]
+    found = np.zeros((3, 4, 20, 20), np.float32)
+    found[0] = 1
+    for part in (np.s_[1, 2:6, 2:6], np.s_[3, 15:17, 15:17]):
+        found[(0, *part)], found[(1, *part)] = 0.1, 0.9
+    cleaned = without_small_parts(found, [10, 10])
+    assert (cleaned.argmax(0) == 1).sum() == 16
+    np.testing.assert_allclose(cleaned.sum(0), 1, atol=1e-6)
+    assert (without_small_parts(found, [100, 100]).argmax(0) == 1).sum() == 16  # whatever the limit, something is left
+    np.testing.assert_array_equal(without_small_parts(found, [3, 3]), found)
+
+
+@pytest.mark.parametrize("extra", [{"mirrored": True}, {"self_training": 3}, {"own_statistics": 1.0}, {"smallest_part": 0.5}])
+def test_what_is_done_at_prediction_changes_it_and_repeats(extra):
+    task, case = tiny_task(), tiny_case(1)
+    plain, other = (create("semi", Params(steps=20, batch=4, views=0, **options)) for options in ({}, extra))
+    for system in (plain, other):
+        system.fit(task, [tiny_case(0)], seed=0)
+    found = other.predict(task, case)
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(found, other.predict(task, case))
+    if "smallest_part" not in extra:
+        assert np.abs(found - plain.predict(task, case)).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_an_encoder_that_learns_is_kept_with_the_fit(kind, tmp_path):
+    backbone = Atlas.load(REPOSITORY / "models/atlas")
+    cases = [with_tokens(tiny_case(number), backbone) for number in (0, 1)]
+    texts = tiny_task().prompts.texts()
+    vectors = dict(zip(texts, backbone.encode_text(texts), strict=True))
+    task = replace(tiny_task(), backbone=backbone, prompts=replace(tiny_task().prompts, vectors=vectors))
+    before = cases[0].tokens["FLAIR"]["fine"]
+    params = Params(steps=20, batch=2, views=0, encoder=kind, encoder_steps=2, lora_rank=2)
+    system = create("semi", params)
+    system.fit(task, cases[:1], seed=0)
+    learned = system.towers[0]
+    assert all("lora_" in name for name in learned) == (kind == "lora")
+    assert any(float(value.abs().sum()) > 0 for name, value in learned.items() if "lora_B" in name or kind == "full")
+    np.testing.assert_array_equal(with_tokens(cases[0], backbone).tokens["FLAIR"]["fine"], before)  # the backbone itself stays
+    system.save(tmp_path)
+    again = create("semi", params)
+    again.load(tmp_path)
+    np.testing.assert_allclose(again.predict(task, cases[1]), system.predict(task, cases[1]), atol=1e-6)
+
+
+def test_a_backbone_without_a_tower_to_train_is_refused():
+    with pytest.raises(UsageError, match="encoder: frozen"):
+        create("semi", Params(steps=20, views=0, encoder="lora")).fit(tiny_task(), [tiny_case(0)], seed=0)
+
+
+def with_tokens(case, backbone):
+    return replace(case, tokens={name: backbone.encode_image(case.image(name), case.spacing_mm) for name in case.images})

@@ -11,6 +11,7 @@ from torch.nn import functional
 #: Intensities arrive with median 0 and robust sd 1 inside the head; what lies further out than this is fat or an artefact.
 CLIP = 6.0
 FINE_STRIDE, COARSE_STRIDE = 2, 8
+STRIDES = {"fine": FINE_STRIDE, "coarse": COARSE_STRIDE}
 #: The slice before, the slice itself and the one after.
 NEIGHBOURS = 3
 #: Height and width are padded to a multiple of the deepest stride.
@@ -38,8 +39,11 @@ class Residual(nn.Module):
 class ImageEncoder(nn.Module):
     """Slices with their neighbours `(N, 3, H, W)` to `{"fine": (N, fine, H/2, W/2), "coarse": (N, coarse, H/8, W/8)}`.
 
-    H and W must be multiples of 16. `widths` are the channels at strides 2, 4, 8 and 16, `depths` the residual blocks there on the way down.
+    `forward` needs H and W to be multiples of 16, `encode` does not. `widths` are the channels at strides 2, 4, 8 and 16, `depths` the residual
+    blocks there on the way down.
     """
+
+    LAST_BLOCKS = r"(grow\.[12]|up\.[12]\.body\.[25]|fine\.2|coarse\.2)"  # of the decoder, which adapters may tune
 
     def __init__(self, widths: tuple[int, int, int, int], depths: tuple[int, int, int, int], fine: int, coarse: int, dim: int):
         super().__init__()
@@ -68,6 +72,14 @@ class ImageEncoder(nn.Module):
             if "coarse" not in tokens:  # the first decoder level has the coarse stride
                 tokens["coarse"] = self.coarse(x)
         return {"fine": self.fine(x), "coarse": tokens["coarse"]}
+
+    def encode(self, volume: torch.Tensor, chosen: slice) -> dict[str, torch.Tensor]:
+        """Tokens of some slices of `(S, H, W)`, of any size: `(N, channels, ceil(H / stride), ceil(W / stride))`."""
+        slices = self.with_neighbours(volume)[chosen]
+        height, width = slices.shape[-2:]
+        padded = functional.pad(slices, (0, -width % DEEPEST_STRIDE, 0, -height % DEEPEST_STRIDE))
+        tokens = self(padded.to(memory_format=torch.channels_last))
+        return {name: tokens[name][..., : -(-height // stride), : -(-width // stride)] for name, stride in STRIDES.items()}
 
     @staticmethod
     def with_neighbours(volume: torch.Tensor) -> torch.Tensor:

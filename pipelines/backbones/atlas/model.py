@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.backbones.atlas.config import AtlasConfig
-from pipelines.backbones.atlas.image import COARSE_STRIDE, DEEPEST_STRIDE, FINE_STRIDE, ImageEncoder
+from pipelines.backbones.atlas.image import COARSE_STRIDE, FINE_STRIDE, ImageEncoder
 from pipelines.backbones.atlas.text import TextEncoder
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file, write_json
@@ -85,12 +86,9 @@ class Atlas:
 
         `spacing_mm` is not used: slices are not resampled, so that a token always covers whole pixels.
         """
-        slices = self.towers.image.with_neighbours(torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32)))
-        height, width = slices.shape[-2:]
-        padded = functional.pad(slices, (0, -width % DEEPEST_STRIDE, 0, -height % DEEPEST_STRIDE))
-        batches = [self.towers.image(batch.to(memory_format=torch.channels_last)) for batch in padded.split(SLICES_AT_ONCE)]
-        return {name: _cropped([batch[name] for batch in batches], -(-height // stride), -(-width // stride))
-                for name, (_, stride) in self.levels.items()}
+        slices = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))
+        batches = [self.towers.image.encode(slices, slice(start, start + SLICES_AT_ONCE)) for start in range(0, len(slices), SLICES_AT_ONCE)]
+        return {name: torch.cat([batch[name] for batch in batches]).half().contiguous().numpy() for name in self.levels}
 
     @torch.inference_mode()
     def align(self, tokens: dict[str, np.ndarray]) -> np.ndarray:
@@ -109,6 +107,20 @@ class Atlas:
             return np.zeros((0, self.dim), np.float32)
         return self.towers.text(list(texts)).numpy()
 
+    def encode_text_with_context(self, texts: list[str], context: torch.Tensor) -> torch.Tensor:
+        """`(N, dim)`, unit length, with a gradient for `context` `(N, L, dim)`, which is read before the words of each text (prompt learning)."""
+        return self.towers.text(list(texts), context)
+
+    def image_tower(self) -> ImageEncoder:
+        """A copy of the image tower to train; see `with_image_tower`."""
+        return copy.deepcopy(self.towers.image)
+
+    def with_image_tower(self, tower: nn.Module) -> Atlas:
+        """The same backbone with another image tower; its fingerprint is not this one's, so its tokens must not be cached."""
+        towers = copy.copy(self.towers)
+        towers._modules = {**self.towers._modules, "image": tower}
+        return Atlas(towers, self.config, f"{self._fingerprint} with another image tower")
+
     def class_vectors(self) -> np.ndarray:
         """`(classes, dim)` float32, unit length: what stands in for texts in a control model (in the order of `concepts.CONCEPTS`)."""
         return functional.normalize(self.towers.classes.detach(), dim=1).numpy()
@@ -126,7 +138,3 @@ def _fingerprint(weights: bytes, config: AtlasConfig) -> str:
     digest.update(json.dumps(config.model_dump(), sort_keys=True).encode())
     digest.update(f"atlas {CODE_VERSION}".encode())
     return digest.hexdigest()
-
-
-def _cropped(batches: list[torch.Tensor], height: int, width: int) -> np.ndarray:
-    return torch.cat(batches)[..., :height, :width].half().contiguous().numpy()

@@ -41,17 +41,23 @@ class TextEncoder(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         nn.init.normal_(self.pieces.weight, std=0.5)
 
-    def forward(self, texts: list[str]) -> torch.Tensor:
-        words = [features(text, self.buckets) for text in texts]
+    def forward(self, texts: list[str], context: torch.Tensor | None = None) -> torch.Tensor:
+        """`context` `(N, L, dim)`: what stands in place of L < MAX_WORDS words before each text; words that find no room are left out."""
+        room = MAX_WORDS - (0 if context is None else context.shape[1])
+        words = [features(text, self.buckets)[:room] for text in texts]
         flat = [word for text in words for word in text]
         offsets = torch.tensor([0, *(len(word) for word in flat)])[:-1].cumsum(0)
         embedded = self.pieces(torch.tensor([bucket for word in flat for bucket in word]), offsets)
         # always padded to MAX_WORDS: a text's embedding does not depend on the texts beside it
-        x = embedded.new_zeros(len(texts), MAX_WORDS, embedded.shape[1])
-        present = torch.zeros(len(texts), MAX_WORDS, dtype=torch.bool)
+        x = embedded.new_zeros(len(texts), room, embedded.shape[1])
+        present = torch.zeros(len(texts), room, dtype=torch.bool)
         for row, text in enumerate(words):
             present[row, : len(text)] = True
-        x = x.masked_scatter(present[..., None].expand_as(x), embedded) + self.position
+        x = x.masked_scatter(present[..., None].expand_as(x), embedded)
+        if context is not None:
+            x = torch.cat([context, x], dim=1)
+            present = torch.cat([torch.ones(context.shape[:2], dtype=torch.bool), present], dim=1)
+        x = x + self.position
         x = self.blocks(x, src_key_padding_mask=~present)
         mean = (x * present[..., None]).sum(1) / present.sum(1, keepdim=True)
         return functional.normalize(self.head(mean), dim=1)

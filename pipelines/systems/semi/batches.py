@@ -14,6 +14,9 @@ from pipelines.systems.semi.params import Params
 from pipelines.systems.semi.texts import class_vectors
 from pipelines.systems.semi.views import another_view
 
+#: Label of a voxel that the loss leaves out.
+UNKNOWN = -1
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,12 +26,16 @@ class Batch:
     raw: torch.Tensor
     texts: torch.Tensor  # (B, M, C, dim)
     present: torch.Tensor  # (B, M)
-    labels: torch.Tensor  # (B, Z, H, W)
+    mean: torch.Tensor  # (B, 1, 1, 1, M, D), of the case's tokens
+    sd: torch.Tensor
+    labels: torch.Tensor  # (B, Z, H, W), below 0 where not known
     classes: torch.Tensor  # (B, Z, h, w)
 
 
 @dataclass(frozen=True)
-class _Shot:
+class Shot:
+    """A labelled case, and where its patches may lie."""
+
     view: View
     texts: torch.Tensor
     label: torch.Tensor
@@ -36,15 +43,21 @@ class _Shot:
     lesions: list[torch.Tensor]  # token positions of each label that the case shows
     head: torch.Tensor  # token positions inside the head
 
+    @property
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(values[None, None, None] for values in (self.view.mean, self.view.sd))
+
 
 class PatchSampler:
     """Draws patches from support cases. Its randomness is torch's global generator, which the caller seeds."""
 
-    def __init__(self, support: Sequence[Case], task: Task, params: Params):
+    def __init__(self, support: Sequence[Case], task: Task, params: Params, source: Sequence[Case] = ()):
+        """`source`: cases of other sites; of them come the patches that `params.target_share` does not reserve for `support`."""
         self.params = params
-        views = [another_view(support[number % len(support)], task, params) for number in range(params.views)]
-        self.originals = len(support)
-        self.shots = [_shot(case, task, params) for case in (*support, *views)]
+        varied = support or source
+        views = [another_view(varied[number % len(varied)], task, params) for number in range(params.views)]
+        self.lent, self.originals = (len(source), len(support)) if support else (0, len(source))
+        self.shots = [shot_of(case, task, params) for case in (*(source if support else ()), *varied, *views)]
         self.depth = min(params.depth, *(len(shot.label) for shot in self.shots))
 
     def present(self) -> torch.Tensor:
@@ -64,6 +77,15 @@ class PatchSampler:
         sd = (square - mean**2).clamp_min(1e-6).sqrt()
         return mean, torch.where(present.any(0)[:, None], sd, 1.0)
 
+    def hide(self, unknown: torch.Tensor) -> None:
+        """Leave the voxels `(S, H, W)` of the only case out of the loss."""
+        shot = self.shots[0]
+        rows, columns = (slice(part.start, part.stop) for part in shot.view.box[1:])
+        hidden = unknown[:, rows, columns]
+        label = shot.label.clone()
+        label[:, :hidden.shape[1], :hidden.shape[2]][hidden] = UNKNOWN
+        self.shots[0] = replace(shot, label=label)
+
     def batch(self) -> Batch:
         patches = [self._patch() for _ in range(self.params.batch)]
         parts = [torch.stack(values) for values in zip(*patches, strict=True)]
@@ -80,14 +102,18 @@ class PatchSampler:
         cells = (z, row, column)
         stride = self.params.grid_stride
         voxels = (z, *(slice(part.start * stride, part.stop * stride) for part in (row, column)))
-        return shot.view.tokens[cells], shot.view.raw[voxels], shot.texts, shot.view.present, shot.label[voxels], shot.classes[cells]
+        view = shot.view
+        return view.tokens[cells], view.raw[voxels], shot.texts, view.present, *shot.statistics, shot.label[voxels], shot.classes[cells]
 
-    def _some_shot(self) -> _Shot:
+    def _some_shot(self) -> Shot:
         """A shot, or with probability 1 / (1 + shots) an augmented copy: the more patients there are, the less copies have to stand in."""
-        copies = len(self.shots) - self.originals
+        if self.lent and torch.rand(()) >= self.params.target_share:
+            return self.shots[_integer(self.lent)]
+        own = self.shots[self.lent:]
+        copies = len(own) - self.originals
         if copies and torch.rand(()) < 1 / (1 + self.originals):
-            return self.shots[self.originals + _integer(copies)]
-        return self.shots[_integer(self.originals)]
+            return own[self.originals + _integer(copies)]
+        return own[_integer(self.originals)]
 
     @staticmethod
     def _start(at: int, length: int, size: int) -> slice:
@@ -128,12 +154,13 @@ def text_tensor(case: Case, task: Task, kind: str) -> torch.Tensor:
     return torch.stack([torch.from_numpy(known[m]) if m in known else empty for m in task.modalities])
 
 
-def _shot(case: Case, task: Task, params: Params) -> _Shot:
+def shot_of(case: Case, task: Task, params: Params) -> Shot:
+    """What patches of a labelled case are cut from."""
     view = view_of(case, task, params)
     label, classes = region_classes(case, view.box, len(task.labels), params.grid_stride)
     voxels = [torch.nonzero(label == value + 1) for value in range(len(task.labels))]
     cells = [(where // torch.tensor([1, params.grid_stride, params.grid_stride])).unique(dim=0) for where in voxels if len(where)]
-    return _Shot(view, text_tensor(case, task, params.text), label, classes, cells, torch.nonzero(classes <= len(task.labels)))
+    return Shot(view, text_tensor(case, task, params.text), label, classes, cells, torch.nonzero(classes <= len(task.labels)))
 
 
 def _integer(below: int) -> int:

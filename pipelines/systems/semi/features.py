@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from pipelines.systems.protocol import Task
 from pipelines.systems.semi.params import Params
 
 Box = tuple[slice, slice, slice]
+Levels = Mapping[str, np.ndarray | torch.Tensor]
+#: Of a token channel; a constant one is left where it is.
+SMALLEST_SD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class View:
     present: torch.Tensor  # (M,) bool
     tokens: torch.Tensor  # (S, h, w, M, D), zeros where the modality is missing
     raw: torch.Tensor  # (S, H, W, M, R), H = stride * h
+    mean: torch.Tensor  # (M, D), of the tokens inside the head
+    sd: torch.Tensor  # (M, D)
     box: Box  # where the crop lies in the case; reaches beyond it when its size is no multiple of the stride
 
 
@@ -36,16 +41,18 @@ def view_of(case: Case, task: Task, params: Params) -> View:
     """Everything of a case that does not depend on trained weights."""
     stride = params.grid_stride
     box = _on_grid(head_box(case.foreground()), case.foreground().shape, stride)
-    cells = (slice(None), *(slice(part.start // stride, part.stop // stride) for part in box[1:]))
     tokens, raw = [], []
     for modality in task.modalities:
         if modality in case.images and modality in case.tokens:
-            tokens.append(_one_grid(case.token_levels(modality), task, stride, cells))
+            tokens.append(on_grid(case.token_levels(modality), task, stride, box))
             raw.append(_raw_features(case, modality, box, params))
         else:
             tokens.append(None)
             raw.append(None)
-    return View(torch.tensor([value is not None for value in tokens]), _stack(tokens), _stack(raw), box)
+    grid = _stack(tokens)
+    head = functional.avg_pool2d(torch.from_numpy(_padded(case.foreground(), box)).float(), stride) > 0.5
+    sd, mean = torch.std_mean(grid[head if head.any() else ~head].float(), 0, correction=0)
+    return View(torch.tensor([value is not None for value in tokens]), grid, _stack(raw), mean, sd.clamp_min(SMALLEST_SD), box)
 
 
 def alignment_pairs(case: Case, modality: str, task: Task, stride: int, slices: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,6 +67,11 @@ def alignment_pairs(case: Case, modality: str, task: Task, stride: int, slices: 
     aligned = _to_grid(np.moveaxis(task.backbone.align(levels), -1, 1), finest, stride, cells)
     tokens = _one_grid(levels, task, stride, cells)
     return tokens.flatten(0, 2), functional.normalize(aligned, dim=-1).flatten(0, 2)
+
+
+def on_grid(levels: Levels, task: Task, stride: int, box: Box) -> torch.Tensor:
+    """All levels of some slices at the grid of `stride`, cropped to `box` and concatenated, `(S, h, w, D)`."""
+    return _one_grid(levels, task, stride, (slice(None), *(slice(part.start // stride, part.stop // stride) for part in box[1:])))
 
 
 def region_classes(case: Case, box: Box, labels: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,14 +97,14 @@ def _on_grid(box: Box, shape: tuple[int, ...], stride: int) -> Box:
     return parts[0], grown[0], grown[1]
 
 
-def _one_grid(levels: dict[str, np.ndarray], task: Task, stride: int, cells: Box) -> torch.Tensor:
+def _one_grid(levels: Levels, task: Task, stride: int, cells: Box) -> torch.Tensor:
     """All levels at the grid of `stride`, cropped to `cells` and concatenated, `(S, h, w, D)`."""
     return torch.cat([_to_grid(levels[name], own, stride, cells) for name, (_, own) in task.backbone.levels.items()], dim=-1).half()
 
 
-def _to_grid(level: np.ndarray, own: int, stride: int, cells: Box) -> torch.Tensor:
+def _to_grid(level: np.ndarray | torch.Tensor, own: int, stride: int, cells: Box) -> torch.Tensor:
     """`(S, C, h, w)` of stride `own` to `cells` of the grid of `stride`, channels last: interpolated when coarser, averaged when finer."""
-    values = torch.from_numpy(np.asarray(level, np.float32))
+    values = torch.as_tensor(level).float()
     if own > stride:
         values = functional.interpolate(values, scale_factor=own // stride, mode="bilinear", align_corners=False)
     elif own < stride:

@@ -79,8 +79,10 @@ class Semi(nn.Module):
         self.from_raw = nn.Linear(sizes.modalities * (sizes.raw_width + 1), width)
         self.head = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1 + sizes.labels))
 
-    def standardise(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens `(..., M, D)` in units of the support's mean and sd."""
+    def standardise(self, tokens: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor, own: float) -> torch.Tensor:
+        """Tokens `(..., M, D)` in units of the support's mean and sd, or a share `own` of the way to those of their case."""
+        if own:
+            return (tokens.float() - torch.lerp(self.token_mean, mean, own)) / torch.lerp(self.token_sd, sd, own)
         return (tokens.float() - self.token_mean) / self.token_sd
 
     def usable(self, present: torch.Tensor) -> torch.Tensor:

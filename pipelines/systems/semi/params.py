@@ -29,7 +29,14 @@ class Params(Section):
     on_lesion: float = Field(0.3, ge=0, le=1, description="share of patches that hold a labelled voxel by design")
     learning_rate: float = Field(6e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
+    members: int = Field(1, ge=1, description="networks trained from other starts on the same shots; their probabilities are averaged")
+    target_share: float = Field(0.5, ge=0, le=1, description="share of patches from the target site where other sites lend cases")
     average: float = Field(0.95, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
+    # the encoder
+    encoder: Literal["frozen", "lora", "full"] = Field("frozen", description="lora: adapters on its last blocks; full: the control that unfreezes it")
+    lora_rank: int = Field(8, ge=1)
+    encoder_steps: int = Field(60, ge=1, description="further steps, on whole slices, in which encoder and network learn together")
+    encoder_rate: float = Field(5e-4, gt=0)
     # augmentation
     modality_dropout: float = Field(0.15, ge=0, lt=1)
     token_jitter: float = Field(0.15, ge=0, description="sd of a gain and a shift of each token channel, per patch: another scanner")
@@ -41,6 +48,12 @@ class Params(Section):
     view_degrees: float = Field(20.0, ge=0, description="largest rotation")
     view_zoom: float = Field(1.25, ge=1, description="largest scaling, either way")
     view_contrast: float = Field(0.8, ge=0, description="largest log gamma; gain and shift vary in proportion")
+    # prediction
+    own_statistics: float = Field(0.0, ge=0, le=1, description="how far a case's tokens are standardised by their own mean and sd instead of the "
+                                                               "support's (transductive)")
+    smallest_part: float = Field(0.0, ge=0, description="connected parts below this share of the support's smallest are taken away")
+    mirrored: bool = Field(False, description="average with the prediction of the mirrored images, which are encoded anew")
+    self_training: int = Field(0, ge=0, description="steps on what is predicted confidently of the case itself, before it is predicted again")
     # the raw-intensity skip
     sigmas: tuple[float, ...] = Field((1.0, 2.0, 4.0), description="scales of the smoothed intensities, pixels")
     asymmetry: bool = Field(True, description="difference from the mirrored half of the head, where slices have a left and a right")
