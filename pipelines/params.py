@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import UsageError
+from pipelines.experiments import Experiment, Protocol, Sweep
+from pipelines.section import Section
 
 DEFAULT = Path(__file__).parents[1] / "params.yaml"
 
 Range = tuple[float, float]
-Shots = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of params.yaml. Unknown keys are errors: a typo must not become a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SiteRule(Section):
@@ -83,7 +78,7 @@ class ModalitySpec(Section):
 
     datatype: str
     suffix: str
-    entities: dict[str, str] = {}
+    entities: dict[str, str] = Field({}, description="BIDS entities that tell it from others of the suffix")
     text: list[str] = Field(min_length=1, description="names a radiologist uses")
 
 
@@ -169,25 +164,11 @@ class Embed(Section):
     precision: Literal["float16", "int8"] = Field("float16", description="how tokens are stored; int8 takes half the space")
 
 
-class Protocol(Section):
-    """How cases are drawn, shared by every experiment so that they are compared on the same draws."""
-
-    kind: Literal["within"] = "within"
-    seeds: list[int] = Field(min_length=1)
-    calibration_cases: int = Field(ge=0)
-    min_query_cases: int = Field(1, ge=1)
-
-
-class Experiment(Section):
-    system: str
-    shots: Shots
-    params: dict = {}
-
-
 class Evaluate(Section):
     ece_bins: int = Field(15, ge=2)
     band_mm: float = Field(gt=0, description="how far the foreground band reaches beyond truth and prediction")
     nsd_tolerance_mm: float = Field(2.0, gt=0)
+    conformal_levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.1, 0.2], description="false-negative rates to hold, by a threshold")
     bootstrap: int = Field(ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     headline: str = Field(description="system that the others are compared with")
@@ -206,6 +187,7 @@ class Params(Section):
     embed: Embed
     protocol: Protocol
     experiments: dict[str, Experiment]
+    sweep: Sweep | None = Field(None, description="a matrix of experiments, for `make sweep`")
     evaluate: Evaluate
 
     @model_validator(mode="after")
@@ -218,16 +200,28 @@ class Params(Section):
     @field_validator("experiments")
     @classmethod
     def _systems_exist(cls, experiments: dict[str, Experiment]) -> dict[str, Experiment]:
-        from pipelines.systems import params_model
-
         for name, experiment in experiments.items():
-            try:
-                params_model(experiment.system)(**experiment.params)
-            except UsageError as error:
-                raise ValueError(f"experiment {name!r}: {error}") from None
-            except ValidationError as error:
-                raise ValueError(f"experiment {name!r}: {'; '.join(explain(error))}") from None
+            _check_system(f"experiment {name!r}", experiment.system, experiment.params)
         return experiments
+
+    @field_validator("sweep")
+    @classmethod
+    def _systems_of_arms_exist(cls, sweep: Sweep | None) -> Sweep | None:
+        for name, arm in sweep.arms.items() if sweep else ():
+            _check_system(f"arm {name!r}", arm.system, arm.params)
+        return sweep
+
+
+def _check_system(user: str, system: str, params: dict) -> None:
+    """Refuse a system that does not exist, or params that it does not have."""
+    from pipelines.systems import params_model
+
+    try:
+        params_model(system)(**params)
+    except UsageError as error:
+        raise ValueError(f"{user}: {error}") from None
+    except ValidationError as error:
+        raise ValueError(f"{user}: {'; '.join(explain(error))}") from None
 
 
 def explain(error: ValidationError) -> list[str]:

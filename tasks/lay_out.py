@@ -2,6 +2,9 @@
 
 DVC keeps one lock file per dvc.yaml, so each cohort remembers its own state, and going back to one reruns nothing. (DVC's Hydra
 composition would rewrite params.yaml itself, and with it make every other cohort stale; it also needs Git.)
+
+A cohort's sweep is a graph of its own, cohorts/<name>/sweep/, laid out when it is first asked for: as a stage of dvc.yaml, `dvc repro` would run it
+too, and a reproduction takes minutes where a sweep takes an hour or more.
 """
 
 from __future__ import annotations
@@ -22,20 +25,41 @@ from tasks.environment import PROJECT
 #: Stages that look over all cohorts; they stay in the project's own dvc.yaml.
 SHARED_STAGES = ("report", "record")
 CONF = "conf/cohort"
+SWEEP = "conf/sweep.yaml"
 
 app = cyclopts.App(name="python -m tasks.lay_out", help_format="plaintext")
 
 
 @app.default
-def main(cohort: str) -> None:
+def main(cohort: str, *, sweep: bool = False) -> None:
     """Write cohorts/COHORT/params.yaml and dvc.yaml, and print the target to give to `dvc repro`.
 
     COHORT is a file of conf/cohort/ (its sections stand in for those of params.yaml), or the cohort that params.yaml itself names.
     Where its source says ${SEMIFLOW_DATA}, the folder in that variable is meant (default ../shared/data).
 
     Example: dvc repro $(python -m tasks.lay_out tcga-lgg) && dvc repro --single-item report record
+
+    Parameters
+    ----------
+    sweep
+        Lay out the cohort's sweep too, and print its target instead: every arm, protocol and number of shots of params' section 'sweep'.
     """
-    print(lay_out(cohort))
+    print(lay_out_sweep(cohort) if sweep else lay_out(cohort))
+
+
+def lay_out_sweep(cohort: str, project: Path = PROJECT) -> str:
+    """Write the graph of the cohort's sweep, and the cohort's own, which it needs. Returns the DVC target of the sweep, seen from the project."""
+    lay_out(cohort, project)
+    own = cohort == load_params(project / "params.yaml").cohort.name
+    file = "params.yaml" if own else f"cohorts/{cohort}/params.yaml"
+    if load_params(project / file).sweep is None:
+        raise UsageError(f"cohort {cohort!r} has no section 'sweep' in {'params.yaml' if own else f'{CONF}/{cohort}.yaml'}; add one with its grids")
+    text = (project / SWEEP).read_text()
+    for name, value in (("${root}", "../../.."), ("${file}", file), ("${cohort.name}", cohort)):
+        text = text.replace(name, value)
+    note = f"# Laid out from {SWEEP} by tasks/lay_out.py. Edit that; this file is overwritten.\n"
+    write_if_changed(project / "cohorts" / cohort / "sweep" / "dvc.yaml", note + text)
+    return f"cohorts/{cohort}/sweep/dvc.yaml:sweep"
 
 
 def lay_out(cohort: str, project: Path = PROJECT) -> str:
@@ -58,10 +82,16 @@ def lay_out(cohort: str, project: Path = PROJECT) -> str:
 
 
 def compose(cohort: str, conf: Path, sections: object, project: Path = PROJECT) -> dict:
-    """The project's params with `sections` in place of its own, checked as a whole; its source must exist unless it is simulated."""
+    """The project's params with `sections` in place of its own, checked as a whole; its source must exist unless it is simulated.
+
+    A sweep that gives no arms has the project's.
+    """
     if not isinstance(sections, dict) or "cohort" not in sections:
         raise UsageError(f"{conf} has no section 'cohort'; compare it with the others in {CONF}")
-    content = yaml.safe_load((project / "params.yaml").read_text()) | sections
+    own = yaml.safe_load((project / "params.yaml").read_text())
+    content = own | sections
+    if isinstance(sections.get("sweep"), dict) and "sweep" in own:
+        content["sweep"] = {"arms": own["sweep"]["arms"]} | sections["sweep"]
     content |= {"root": "../..", "file": f"cohorts/{cohort}/params.yaml"}
     try:
         params = Params(**content)

@@ -10,19 +10,20 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-#: params.py is followed by DVC key by key (`params:`), so that editing one experiment does not rerun another.
-FOLLOWED_BY_KEY = "pipelines.params"
+#: Params are followed by DVC key by key (`params:`), so that editing one experiment does not rerun another.
+FOLLOWED_BY_KEY = ("pipelines.params", "pipelines.experiments", "pipelines.section")
 
 
 def stages() -> dict[str, dict]:
-    declared = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return {name: stage.get("do", stage) for name, stage in declared.items()}
+    declared = [yaml.safe_load((ROOT / file).read_text())["stages"] for file in ("dvc.yaml", "conf/sweep.yaml")]
+    return {name: stage.get("do", stage) for part in declared for name, stage in part.items()}
 
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
     graph = grimp.build_graph("flows", "tasks", "pipelines", cache_dir=None)
-    graph.remove_module(FOLLOWED_BY_KEY)
+    for module in FOLLOWED_BY_KEY:
+        graph.remove_module(module)
     return graph
 
 

@@ -31,7 +31,9 @@ def test_the_projects_own_params_are_valid():
 
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_cohort_of_conf_is_valid(tmp_path, content, file):
-    params = load(tmp_path, content | yaml.safe_load(file.read_text()))
+    sections = yaml.safe_load(file.read_text())
+    sections["sweep"] = {"arms": content["sweep"]["arms"]} | sections.get("sweep", content["sweep"])
+    params = load(tmp_path, content | sections)
     assert params.cohort.name == file.stem
 
 
@@ -58,6 +60,34 @@ def test_every_problem_is_named_in_one_error(tmp_path, content):
 def test_what_pydantic_cannot_know_is_checked_too(tmp_path, content, change, hint):
     change(content)
     with pytest.raises(UsageError, match=hint):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize(("change", "hint"), [
+    (lambda sweep: sweep["grids"][0].update(arms=["semy"]), r"'semy' is no arm of the sweep and no role.*arms: .*unet; roles: ablation"),
+    (lambda sweep: sweep["grids"][0].update(arms=[]), "names no arm"),
+    (lambda sweep: sweep["grids"][0].update(shots=[]), r"sweep\.grids\.0\.shots"),
+    (lambda sweep: sweep.update(grids=[]), r"sweep\.grids"),
+    (lambda sweep: sweep["grids"][0].update(shots=[0]), r"sweep\.grids\.0\.shots.*0 shots need 'protocol: transfer'"),
+    (lambda sweep: sweep["grids"][0].update(seedz=[1]), "seedz"),
+    (lambda sweep: sweep["arms"]["unet"].update(system="unett"), "arm 'unet': there is no system 'unett'"),
+    (lambda sweep: sweep["arms"]["unet"].update(params={"stepz": 1}), "arm 'unet': stepz"),
+    (lambda sweep: sweep["arms"]["unet"].update(role="rival"), "'ablation' or 'control'"),
+    (lambda sweep: sweep["arms"]["unet"].pop("role"), r"exactly one arm has the role 'headline'.*2 have it \(semi, unet\)"),
+    (lambda sweep: sweep["arms"].update(baseline={"system": "unet", "role": "baseline"}), "stands for several arms"),
+    (lambda sweep: sweep.update(missing_modalities={"arms": ["semi"], "shots": [3]}), "wants arm 'semi' with 3 shot"),
+])
+def test_a_sweep_that_cannot_be_is_refused_with_its_reason(tmp_path, content, change, hint):
+    change(content["sweep"])
+    with pytest.raises(UsageError, match=hint):
+        load(tmp_path, content)
+
+
+def test_no_shots_are_for_transfer_alone(tmp_path, content):
+    content["experiments"]["semi-1"] |= {"shots": 0, "protocol": "transfer"}
+    assert load(tmp_path, content).experiments["semi-1"].shots == 0
+    content["experiments"]["semi-1"] |= {"protocol": "within"}
+    with pytest.raises(UsageError, match=r"experiments\.semi-1\.shots.*0 shots need"):
         load(tmp_path, content)
 
 

@@ -7,6 +7,7 @@ Conventions where a definition leaves a choice:
 - truth, but nothing predicted: Dice and NSD are 0, HD95 is NaN (an empty set has no distance). Read HD95 beside the number of cases it is over.
 - HD95 is the larger of the two directed 95th percentiles over boundary voxels; NSD weighs boundary elements by their area in mm2
   (Nikolov et al. 2021, doi:10.2196/26151), which matters for slices thicker than pixels. Both are MONAI's.
+- lesions are counted as `pipelines.evaluate.lesions` says.
 - calibration is one-vs-rest: a label's probability against whether the voxel has that label.
 """
 
@@ -17,6 +18,7 @@ import warnings
 
 import numpy as np
 
+from pipelines.evaluate.lesions import count_lesions
 from pipelines.systems.lean import load_monai
 from pipelines.train.band import bounding_box, foreground_band
 
@@ -101,23 +103,31 @@ def measure(truth: np.ndarray, predicted: np.ndarray, probability: np.ndarray, b
             band_mm: float, tolerance_mm: float, bins: int) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
     """Everything about one label of one case: values by name, reliability sums by region ("band", "brain"), and the band.
 
-    `ece`, `ace`, `brier` and `nll` are inside the foreground band, which easy background cannot flatter; `ece_brain` is inside the
+    `ece`, `ace`, `brier` and `nll` are inside the foreground band, which easy background cannot flatter; the same with `_brain` are inside the
     foreground mask. The band leaves out air that is neither truth nor predicted.
     """
     band = foreground_band(truth, predicted, spacing_mm, band_mm) & (brain | truth | predicted)
-    sums = {"band": reliability_bins(probability[band], truth[band], bins), "brain": reliability_bins(probability[brain], truth[brain], bins)}
+    in_band, in_brain = (_calibration(probability[where], truth[where], bins) for where in (band, brain))
     hd95, nsd = surface(truth, predicted, spacing_mm, tolerance_mm)
+    lesions = count_lesions(truth, predicted)
     values = {
         "dice": dice(truth, predicted),
         "hd95_mm": hd95,
         "nsd": nsd,
-        "ece": expected_calibration_error(sums["band"]),
-        "brier": brier(probability[band], truth[band]),
-        "nll": negative_log_likelihood(probability[band], truth[band]),
+        **in_band[0],
         "false_positive_ml": millilitres(predicted & ~truth, spacing_mm),
-        "ece_brain": expected_calibration_error(sums["brain"]),
-        "ace": adaptive_calibration_error(probability[band], truth[band], bins),
+        **{f"{name}_brain": value for name, value in in_brain[0].items()},
         "truth_ml": millilitres(truth, spacing_mm),
         "predicted_ml": millilitres(predicted, spacing_mm),
+        "lesion_f1": lesions.f1,
+        "lesions": lesions.true,
+        "lesions_predicted": lesions.predicted,
     }
-    return values, sums, band
+    return values, {"band": in_band[1], "brain": in_brain[1]}, band
+
+
+def _calibration(probability: np.ndarray, truth: np.ndarray, bins: int) -> tuple[dict[str, float], np.ndarray]:
+    """ECE, ACE, Brier score and NLL of a region's voxels, and their reliability sums."""
+    sums = reliability_bins(probability, truth, bins)
+    return {"ece": expected_calibration_error(sums), "ace": adaptive_calibration_error(probability, truth, bins),
+            "brier": brier(probability, truth), "nll": negative_log_likelihood(probability, truth)}, sums

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cohort import Case
+from pipelines.evaluate.uncertainty import entropy
 from pipelines.train.band import bounding_box
 
 INDEX = "index.json"
@@ -39,7 +40,8 @@ def display(plane: np.ndarray) -> np.ndarray:
 def make_overlay(case: Case, truth: np.ndarray, predicted: np.ndarray, probability: np.ndarray, facts: Mapping[str, object]) -> Overlay:
     """The slice with most truth (or most prediction where there is no truth), cut to the head.
 
-    Arrays: `image_<modality>` uint8, `truth` and `predicted` uint8 label values, `probability` float16 `(labels, H, W)`.
+    Arrays: `image_<modality>` uint8, `truth` and `predicted` uint8 label values, `probability` float16 `(labels, H, W)`, `uncertainty` float16
+    in 0..1. `probability` here has the background as its first channel.
     """
     area = (truth > 0).sum(axis=(1, 2))
     if not area.any():
@@ -51,6 +53,7 @@ def make_overlay(case: Case, truth: np.ndarray, predicted: np.ndarray, probabili
     arrays["truth"] = display(truth[index][box])
     arrays["predicted"] = display(predicted[index][box].astype(np.uint8))
     arrays["probability"] = np.stack([display(channel[index][box]) for channel in probability[1:]]).astype(np.float16)
+    arrays["uncertainty"] = display(entropy(probability[:, index][:, *box])).astype(np.float16)
     in_plane = case.spacing_mm[1:]
     return Overlay(arrays, {**facts, "case": case.id, "slice": index, "slices": len(area), "modalities": sorted(case.images),
                             "pixel_mm": [in_plane[1], in_plane[0]]})

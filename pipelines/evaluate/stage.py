@@ -23,13 +23,14 @@ from pipelines.evaluate.cases import RELIABILITY_KEYS, Job, evaluate_fit, sum_bi
 from pipelines.evaluate.overlay import INDEX
 from pipelines.outputs import sha256, staged_folder, write_json
 from pipelines.parallel import spread
-from pipelines.params import Evaluate, Params
+from pipelines.params import Evaluate, Experiment, Params
 from pipelines.systems import params_model
 from pipelines.systems.lean import load_monai
 from pipelines.systems.protocol import Task
 
 PARTS = "parts"
-TEXT = {"site": str, "case": str, "label": str}
+RELIABILITY = "reliability.csv"
+TEXT = {"site": str, "case": str, "case_site": str, "label": str}
 
 
 def evaluate(experiment: str, models: Path, out: Path, *, task: Task, cases: Sequence[Case], params: Params, cohort: str) -> None:
@@ -43,7 +44,8 @@ def evaluate(experiment: str, models: Path, out: Path, *, task: Task, cases: Seq
             print(f"{experiment}: {len(jobs) - len(waiting)} of {len(jobs)} fits were measured by an earlier run", flush=True)
         _run(waiting, task, params.evaluate, folder / PARTS)
         merge(folder, [folder / PARTS / job.name for job in jobs])
-        write_json(folder / "summary.json", summarise(experiment, records, task, cases, params))
+        write_json(folder / "summary.json", summarise(experiment, params.experiments[experiment], [record for _, record in records],
+                                                      task=task, cases=cases, params=params))
         shutil.rmtree(folder / PARTS)
 
 
@@ -103,11 +105,12 @@ def _run_one(job: Job, task: Task, settings: Evaluate, parts: Path) -> Mapping[s
 
 def merge(folder: Path, parts: Sequence[Path]) -> None:
     """One table of all fits' tables; reliability as means with their counts; overlays side by side."""
-    pd.concat([pd.read_csv(part / "cases.csv", dtype=TEXT) for part in parts]).to_csv(folder / "cases.csv", index=False)
-    bins = sum_bins(pd.concat([pd.read_csv(part / "reliability.csv", dtype=TEXT) for part in parts]))
+    for name in sorted({path.name for part in parts for path in part.glob("*.csv")} - {RELIABILITY}):
+        pd.concat([pd.read_csv(part / name, dtype=TEXT) for part in parts if (part / name).is_file()]).to_csv(folder / name, index=False)
+    bins = sum_bins(pd.concat([pd.read_csv(part / RELIABILITY, dtype=TEXT) for part in parts]))
     filled = bins["count"].where(bins["count"] > 0)
     bins["confidence"], bins["accuracy"] = bins.confidence_sum / filled, bins.accuracy_sum / filled
-    bins[[*RELIABILITY_KEYS, "confidence", "accuracy", "count"]].to_csv(folder / "reliability.csv", index=False)
+    bins[[*RELIABILITY_KEYS, "confidence", "accuracy", "count"]].to_csv(folder / RELIABILITY, index=False)
     (folder / "overlays").mkdir(exist_ok=True)
     index = []
     for part in parts:
@@ -117,28 +120,24 @@ def merge(folder: Path, parts: Sequence[Path]) -> None:
     write_json(folder / "overlays" / INDEX, index)
 
 
-def summarise(experiment: str, records: Sequence[tuple[Path, Mapping]], task: Task, cases: Sequence[Case], params: Params) -> dict[str, object]:
-    """What a reader has to know beside the numbers."""
-    settings = params.experiments[experiment]
+def summarise(name: str, settings: Experiment, records: Sequence[Mapping], *, task: Task, cases: Sequence[Case],
+              params: Params) -> dict[str, object]:
+    """What a reader has to know beside the numbers. `records`: the `fit.json` of each fit."""
     return {
         "cohort": params.cohort.name, "caveat": params.cohort.caveat, "disease": params.cohort.disease, "split_by": params.cohort.split_by,
         "labels": [{"name": label.name, "text": label.text} for label in params.cohort.labels],
-        "experiment": experiment, "system": settings.system, "title": params_model(settings.system).model_config.get("title") or settings.system,
-        "shots": settings.shots, "params": settings.params, "protocol": params.protocol.kind, "modalities": list(task.modalities),
-        "sites": sorted({record["site"] for _, record in records}), "seeds": sorted({record["seed"] for _, record in records}),
+        "experiment": name, "system": settings.system, "title": params_model(settings.system).model_config.get("title") or settings.system,
+        "shots": settings.shots, "params": settings.params, "protocol": settings.protocol or params.protocol.kind,
+        "modalities": list(task.modalities),
+        "sites": sorted({record["site"] for record in records}), "seeds": sorted({record["seed"] for record in records}),
         "fits": len(records), "cases": len(cases), "labelled_cases": sum(case.dseg is not None for case in cases),
         "backbone": {"name": params.embed.backbone, "fingerprint": task.backbone.fingerprint},
-        "calibration_from": sorted({str(record["calibration_from"]) for _, record in records}),
-        "cost": {"train_seconds": _mean([record["train_seconds"] for _, record in records]),
-                 "model_bytes": _mean([_model_bytes(folder) for folder, _ in records])},
+        "calibration_from": sorted({str(record["calibration_from"]) for record in records}),
+        "cost": {key: _mean([record.get(key) for record in records]) for key in ("train_seconds", "model_bytes", "parameters")},
         "evaluate": params.evaluate.model_dump(),
     }
 
 
-def _model_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "fit.json")
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    known = [value for value in values if not np.isnan(value)]
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and not np.isnan(value)]
     return float(np.mean(known)) if known else None

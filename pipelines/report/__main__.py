@@ -22,6 +22,10 @@ def main(*, source: Path = Path("reports/cohorts"), out: Path = Path("reports"),
     Writes results.csv (a row per case and label), metrics.json (means with bootstrap intervals, paired comparisons), plots/ (for
     `dvc plots`), figures/ and index.html, one self-contained page. `python -m pipelines.report.table` prints the results in the terminal.
 
+    A cohort with a sweep (<cohort>/sweep/, which `python -m pipelines.sweep` writes) is reported by its sweep, and the page then also has the
+    protocols, ablations, missing modalities and costs; its single experiments stay in results.csv and metrics.json.
+    `python -m pipelines.report.evidence` takes the tables of docs/evidence.md from metrics.json.
+
     Parameters
     ----------
     source

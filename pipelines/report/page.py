@@ -9,30 +9,34 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from pipelines.report.collect import Cohort
+from pipelines.report import tables
+from pipelines.report.collect import BASELINE, HEADLINE, Cohort
 from pipelines.report.fingerprint import data_section
+from pipelines.report.metrics import reported
 from pipelines.report.statistics import metric_names
+from pipelines.report.versus import main_comparison, main_estimate
+from pipelines.report.words import PLURAL, interval, number, p_text, p_value, percent, percents, plain, seconds, signed, size, summary
 
-TEMPLATE = Path(__file__).with_name("template.html")
+TEMPLATES = Path(__file__).with_name("templates")
 #: Kinds of figures, in the order of the page.
-KINDS = ("comparison", "curve", "reliability", "sites", "extremes")
+KINDS = ("comparison", "curve", "reliability", "retention", "sites", "extremes")
 #: Columns of the results table, where a cohort has them (surface distances are added by name).
 TABLE = ("dice", "hd95_mm", "ece", "false_positive_ml")
 #: A stated probability that the calibration sentence speaks of: high enough to matter, not so high that few voxels have it.
 EXAMPLE_PROBABILITY = 0.8
-PLURAL = {"patient": "patients", "study": "studies"}
 WORST_ROWS = 8
 MIN_EXAMPLE_VOXELS = 50
 
 
 def render(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], bins: pd.DataFrame, figures: Sequence, folder: Path) -> str:
     """The page as HTML. `figures` are `stage.Figure`s, their files in `folder`."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                                     loader=jinja2.FileSystemLoader(TEMPLATES))
     environment.filters |= {"number": number, "interval": interval, "p": p_value, "p_text": p_text,
-                            "plain": plain, "seconds": seconds, "signed": signed, "size": size}
+                            "percent": percent, "percents": percents, "plain": plain, "seconds": seconds, "signed": signed, "size": size}
     sections = [section(cohort, metrics[cohort.name], bins, [figure for figure in figures if figure.cohort == cohort.name]) for cohort in cohorts]
     images = {figure.file: inline(folder / figure.file) for figure in figures}
-    return environment.from_string(TEMPLATE.read_text()).render(sections=sections, images=images)
+    return environment.get_template("page.html").render(sections=sections, images=images)
 
 
 def inline(path: Path) -> str:
@@ -41,44 +45,62 @@ def inline(path: Path) -> str:
 
 
 def section(cohort: Cohort, metrics: Mapping, bins: pd.DataFrame, figures: Sequence) -> dict[str, object]:
-    """What the template needs of one cohort."""
-    shots = cohort.best_shots()
-    experiment = cohort.experiment(cohort.headline, shots)
+    """What the templates need of one cohort."""
+    experiment = metrics["focus"]["experiment"]
     names = metric_names(cohort.cases)
     surfaces = [name for name in names if name.startswith("nsd_")]
     return {
-        "cohort": cohort, "metrics": metrics, "shots": shots, "experiment": experiment, "result": metrics["experiments"][experiment],
+        "cohort": cohort, "metrics": metrics, "shots": cohort.best_shots(), "experiment": experiment, "result": metrics["experiments"][experiment],
         "confidence": round(cohort.settings.confidence * 100), "names": names, "columns": [TABLE[0], *surfaces, *TABLE[1:]],
-        "units": PLURAL[metrics["unit"]], "order": by_shots(metrics),
-        "findings": [finding(cohort, metrics, label, experiment) for label in cohort.labels],
-        "examples": [example for label in cohort.labels if (example := calibration_example(cohort, bins, label, shots)) is not None],
+        "units": PLURAL[metrics["unit"]], "order": by_shots(metrics), "focus": in_focus(metrics),
+        "systems": [entry for entry in in_focus(metrics) if entry["role"] in (HEADLINE, BASELINE)], "several_sites": cohort.several_sites(),
+        "several_protocols": len(cohort.protocols()) > 1, "labels": cohort.labels,
+        "findings": [finding(cohort, metrics, label, experiment) for label in cohort.labels], "points": summary(metrics),
+        "examples": [example for label in cohort.labels if (example := calibration_example(cohort, bins, label)) is not None],
         "figures": {kind: [figure for figure in figures if figure.kind == kind] for kind in KINDS},
+        "versus": tables.versus(metrics), "variants": tables.variants(metrics), "missing": tables.missing(cohort, metrics),
+        "conformal": tables.conformal(metrics), "cost": tables.cost(metrics), "sizes": tables.sizes(metrics), "left_out": tables.left_out(cohort),
         "worst": worst(cohort, experiment), "empty": without_truth(cohort, experiment), "missed": missed(cohort, experiment),
         "data": data_section(cohort.fingerprint),
     }
 
 
 def by_shots(metrics: Mapping) -> list[dict]:
-    """A cohort's experiments as tables list them: by shots, the headline system first."""
-    return sorted(metrics["experiments"].values(), key=lambda entry: (entry["shots"], entry["system"] != metrics["headline"], entry["system"]))
+    """A cohort's experiments as tables list them: by protocol and shots, the headline first."""
+    protocols = list(dict.fromkeys([metrics["focus"]["protocol"], *(entry["protocol"] for entry in reported(metrics).values())]))
+    return sorted(reported(metrics).values(), key=lambda entry: (protocols.index(entry["protocol"]), entry["shots"],
+                                                                 entry["arm"] != metrics["headline"], entry["arm"]))
+
+
+def briefly(metrics: Mapping) -> list[dict]:
+    """The headline and the baselines under the protocol in focus: what fits a terminal or a README."""
+    return [entry for entry in by_shots(metrics) if entry["protocol"] == metrics["focus"]["protocol"] and entry["role"] in (HEADLINE, BASELINE)]
+
+
+def in_focus(metrics: Mapping) -> list[dict]:
+    """The experiments at the protocol and number of shots that the summary speaks of: the headline, then the others by Dice."""
+    focus, first = metrics["focus"], metrics["labels"][0]
+    found = [entry for entry in by_shots(metrics) if (entry["protocol"], entry["shots"]) == (focus["protocol"], focus["shots"])]
+    return sorted(found, key=lambda entry: (entry["arm"] != metrics["headline"], -(entry["labels"][first]["dice"]["mean"] or 0)))
 
 
 def finding(cohort: Cohort, metrics: Mapping, label: str, experiment: str) -> dict[str, object]:
     """The headline system on one label: its Dice, and how it compares with the best of the others at the same shots."""
-    rivals = []
+    own, rivals = metrics["experiments"][experiment], []
     for title, by_label in metrics["comparisons"].items():
         first, _, other = title.partition(" vs ")
-        if first == experiment and by_label[label]["dice"]["n"]:
+        if first == experiment and label in by_label and by_label[label]["dice"]["n"]:
             values = metrics["experiments"][other]
-            rivals.append({"title": values["title"], "dice": values["labels"][label]["dice"], "against": by_label[label]["dice"]})
+            rivals.append({"title": values["title"], "dice": main_estimate(values, label, "dice"),
+                           "against": main_comparison(by_label[label]["dice"])})
     rivals = sorted((rival for rival in rivals if rival["dice"]["mean"] is not None), key=lambda rival: -rival["dice"]["mean"])
-    return {"label": label, "text": cohort.labels[label], "values": metrics["experiments"][experiment]["labels"][label], "rivals": rivals,
-            "ceiling": metrics["patch_ceiling"].get(label)}
+    return {"label": label, "text": cohort.labels[label], "values": own["labels"][label], "rivals": rivals,
+            **{metric: main_estimate(own, label, metric) for metric in ("dice", "ece")}}
 
 
-def calibration_example(cohort: Cohort, bins: pd.DataFrame, label: str, shots: int) -> dict[str, object] | None:
+def calibration_example(cohort: Cohort, bins: pd.DataFrame, label: str) -> dict[str, object] | None:
     """The bin around `EXAMPLE_PROBABILITY` of the headline system, or None where too few voxels have such a probability."""
-    rows = bins[(bins.cohort == cohort.name) & (bins.system == cohort.headline) & (bins.label == label) & (bins.shots == shots)]
+    rows = cohort.in_focus(bins[(bins.cohort == cohort.name) & (bins.arm == cohort.headline) & (bins.label == label)])
     rows = rows[rows["count"] >= MIN_EXAMPLE_VOXELS]
     if rows.empty:
         return None
@@ -103,45 +125,3 @@ def missed(cohort: Cohort, experiment: str) -> int:
     """In how many rows the headline system predicted nothing of a label that is there."""
     rows = cohort.cases[cohort.cases.experiment == experiment]
     return int((rows.dice.notna() & rows.hd95_mm.isna()).sum())
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def plain(value: float) -> str:
-    """Three digits that count, never an exponent."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.6f}"
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def interval(values: Mapping, digits: int = 2, keys: tuple[str, str] = ("low", "high")) -> str:
-    """An interval in brackets; nothing where there is none (fewer than two patients)."""
-    low, high = (values[key] for key in keys)
-    return "" if low is None else f"[{low:.{digits}f},\u00a0{high:.{digits}f}]".replace("-", "−")
-
-
-def p_value(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def p_text(value: float) -> str:
-    """The same behind the letter p."""
-    return p_value(value) if value < 0.001 else f"= {p_value(value)}"
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1f} s" if value < 90 else f"{value / 60:.1f} min"
-
-
-def size(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.0f} kB"

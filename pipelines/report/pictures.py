@@ -120,7 +120,7 @@ def case_rows(cohort: Cohort, chosen: Sequence[tuple[str, tuple[dict, dict[str, 
 
 def side_by_side(cohort: Cohort, shots: int, path: Path) -> bool:
     """The same case of each site, as every system contours it. False where there is nothing to draw."""
-    experiments = [(system, name) for system in cohort.systems() if (name := cohort.experiment(system, shots)) is not None]
+    experiments = [(arm, name) for arm in cohort.drawn if (name := cohort.experiment(arm, shots)) is not None]
     rows = []
     for site in cohort.summaries[experiments[0][1]]["sites"]:
         found = [pick(cohort, name, site, "common") for _, name in experiments]
@@ -168,8 +168,7 @@ def overview(cohort: Cohort, reliability: pd.DataFrame, path: Path) -> bool:
             axis.set_xlabel(f"yellow: truth, blue: {cohort.title(cohort.headline)}, {shots} labelled case{'s' * (shots > 1)}; "
                             f"{scores(entry, list(cohort.labels))}", loc="left", fontsize=9)
     axis, share = figure.add_subplot(grid[0, -1]), figure.add_subplot(grid[1, -1])
-    draw_reliability(axis, share, cohort, reliability[(reliability.cohort == cohort.name) & (reliability.label == label)
-                                                      & (reliability.shots == shots)])
+    draw_reliability(axis, share, cohort, cohort.in_focus(reliability[(reliability.cohort == cohort.name) & (reliability.label == label)]))
     axis.set_title(f"Reliability ({label})", fontsize=10)
     axis.legend(fontsize=8, loc="upper left")
     save(figure, path)

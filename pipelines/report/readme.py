@@ -13,7 +13,8 @@ import cyclopts
 from pipelines.cli import run
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file, write_text
-from pipelines.report.page import PLURAL, by_shots, interval, number, p_value, seconds, signed
+from pipelines.report.page import briefly
+from pipelines.report.words import PLURAL, interval, number, p_value, seconds, signed
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -46,13 +47,13 @@ def alt_text(cohort: Mapping) -> str:
 
 def markdown(cohort: Mapping) -> str:
     """The table of one cohort in Markdown: a row a label and experiment, means with their intervals."""
-    first, units = next(iter(cohort["experiments"].values())), PLURAL[cohort["unit"]]
+    first, units = briefly(cohort)[0], PLURAL[cohort["unit"]]
     lines = [f"Means with {cohort['confidence']:.0%} bootstrap intervals over query {units}, {len(first['seeds'])} support draws at each of "
              f"{len(first['sites'])} sites, ECE within the foreground band. Caveat: {cohort['caveat']}.", "",
              "| label | system | shots | Dice | ECE | train | Dice of the headline system minus it, paired (Holm-corrected p) |",
              "|---|---|---|---|---|---|---|"]
     for label in cohort["labels"]:
-        for entry in by_shots(cohort):
+        for entry in briefly(cohort):
             dice, ece = entry["labels"][label]["dice"], entry["labels"][label]["ece"]
             lines.append(f"| {label} | {entry['title']} | {entry['shots']} | {number(dice['mean'])} {interval(dice)} "
                          f"| {number(ece['mean'], 3)} {interval(ece)} | {seconds(entry['cost']['train_seconds'])} | {paired(cohort, entry, label)} |")

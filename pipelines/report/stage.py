@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,13 @@ import pandas as pd
 
 from pipelines.outputs import staged_file, staged_folder, write_json, write_text
 from pipelines.report import charts, pictures
-from pipelines.report.collect import Cohort, collect
+from pipelines.report.collect import MOST_DRAWN, Cohort, collect
+from pipelines.report.metrics import all_metrics
 from pipelines.report.page import render
-from pipelines.report.statistics import all_metrics
+
+PROTOCOL_WORDS = {"within": "Within: only the site's own labelled cases teach.",
+                  "transfer": "Transfer: all labelled cases of the other sites teach too, so that no case of the site is needed.",
+                  "pooled": "Pooled: the labelled cases come from all sites together."}
 
 
 @dataclass(frozen=True)
@@ -32,58 +36,97 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
     metrics = all_metrics(cohorts)
     curve, bins = charts.learning_curve_rows(cohorts, metrics), charts.reliability_rows(cohorts)
     with staged_file(out / "results.csv") as path:
-        pd.concat([cohort.cases for cohort in cohorts], ignore_index=True).to_csv(path, index=False)
+        both = [table for cohort in cohorts for table in (cohort.cases, cohort.beside and cohort.beside.cases) if table is not None]
+        pd.concat(both, ignore_index=True).to_csv(path, index=False)
     write_json(out / "metrics.json", metrics)
     with staged_folder(out / "plots") as folder:
         curve.to_csv(folder / "learning_curve.csv", index=False)
         bins.to_csv(folder / "reliability.csv", index=False)
     with staged_folder(out / "figures") as folder:
-        figures = draw(cohorts, curve, bins, folder)
+        figures = draw(cohorts, metrics, curve, bins, folder)
     write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures"))
     for cohort in cohorts:
         print(f"{cohort.name}: {len(cohort.summaries)} experiments reported, {len(cohort.waiting)} not evaluated yet", flush=True)
 
 
-def draw(cohorts: Sequence[Cohort], curve: pd.DataFrame, bins: pd.DataFrame, folder: Path) -> list[Figure]:
+def draw(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], curve: pd.DataFrame, bins: pd.DataFrame, folder: Path) -> list[Figure]:
     """Every figure, in the order of the page."""
-    figures = [figure for cohort in cohorts for figure in draw_cohort(cohort, curve, bins, folder)]
+    figures = []
+    for cohort in cohorts:
+        figures += [*draw_numbers(cohort, metrics[cohort.name], curve, bins, folder), *draw_cases(cohort, folder)]
+        for part in (cohort, cohort.beside):
+            if part is not None:
+                draw_records(part, folder)
     pictures.overview(cohorts[0], bins, folder / "overview.png")
     return figures
 
 
-def draw_cohort(cohort: Cohort, curve: pd.DataFrame, bins: pd.DataFrame, folder: Path) -> list[Figure]:
-    """The figures of one cohort."""
-    shots, title, name = cohort.best_shots(), cohort.title(cohort.headline), cohort.name
-    cases, labels = f"{shots} labelled case{'s' * (shots > 1)}", ", ".join(cohort.labels)
-    figures = []
+def draw_numbers(cohort: Cohort, metrics: Mapping, curve: pd.DataFrame, bins: pd.DataFrame, folder: Path) -> list[Figure]:
+    """The charts of one cohort."""
+    name, cases, labels = cohort.name, after(cohort), ", ".join(cohort.labels)
+    charts.learning_curve(cohort, curve, folder / f"{name}_learning_curve.png")
+    charts.reliability(cohort, bins, folder / f"{name}_reliability.png")
+    charts.sites(cohort, folder / f"{name}_sites.png")
+    most = " The baselines drawn are the best ones by mean Dice; the tables have them all." if len(cohort.drawn) == MOST_DRAWN else ""
+    figures = [
+        Figure(name, "curve", f"{name}_learning_curve.png",
+               curve_caption(cohort) + most,
+               f"Line chart of Dice over shots for {labels}; the same numbers are in the results table"),
+        Figure(name, "reliability", f"{name}_reliability.png",
+               f"Of the voxels near the lesion that were given a probability, how many really had the label ({cases}). On the dotted "
+               "line a probability can be taken at its word; below it the system is overconfident. The strip shows how many voxels each bin holds.",
+               f"Reliability diagrams of {labels}, a curve a system; the calibration errors are in the table beside it"),
+        Figure(name, "sites", f"{name}_sites.png",
+               f"Dice at each site after {cases}. A dot is a patient (mean over draws), a bar the site's mean.",
+               f"Dot plot of Dice per site and system for {labels}; the means are in the table below"),
+    ]
+    kept = [row for row in metrics.get("retention", ()) if (row["protocol"], row["shots"]) == (cohort.focus_protocol, cohort.best_shots())]
+    if kept:
+        charts.retention(cohort, kept, folder / f"{name}_retention.png")
+        figures.append(Figure(name, "retention", f"{name}_retention.png",
+                              f"Dice when a reader corrects the voxels that the system is least sure of ({cases}). A steep start means that the "
+                              "uncertainty finds the errors.",
+                              f"Line chart of Dice over the share of corrected voxels for {labels}; its area is in the table of calibration"))
+    return figures
+
+
+def draw_cases(cohort: Cohort, folder: Path) -> list[Figure]:
+    """Pictures of patients: the same ones for every system, and the best, median and worst of the headline."""
+    shots, title, name, figures = cohort.best_shots(), cohort.title(cohort.headline), cohort.name, []
     if pictures.side_by_side(cohort, shots, folder / f"{name}_comparison.png"):
         figures.append(Figure(name, "comparison", f"{name}_comparison.png",
-                              f"One patient of each site, of median lesion size, contoured by every system after {cases}. Yellow is the truth, blue "
-                              "the prediction; the slice is the one with most lesion.",
-                              f"Slices of one patient a site; a column a system; contours of truth and prediction of {labels}"))
-    charts.learning_curve(cohort, curve, folder / f"{name}_learning_curve.png")
-    figures.append(Figure(name, "curve", f"{name}_learning_curve.png",
-                          "Dice over the number of labelled cases a site gives, with bootstrap intervals over patients. The dotted line is "
-                          "the best a decoder could do that sees only the backbone's patches.",
-                          f"Line chart of Dice over shots for {labels}; the same numbers are in the results table"))
-    charts.reliability(cohort, bins, folder / f"{name}_reliability.png")
-    figures.append(Figure(name, "reliability", f"{name}_reliability.png",
-                          f"Of the voxels near the lesion that were given a probability, how many really had the label ({cases}). On the dotted "
-                          "line a probability can be taken at its word; below it the system is overconfident. The strip shows how many voxels each "
-                          "bin holds.",
-                          f"Reliability diagrams of {labels}, a curve a system; the calibration errors are in the table beside it"))
-    charts.sites(cohort, folder / f"{name}_sites.png")
-    figures.append(Figure(name, "sites", f"{name}_sites.png",
-                          f"Dice at each site after {cases}. A dot is a patient (mean over draws), a bar the site's mean.",
-                          f"Dot plot of Dice per site and system for {labels}; the means are in the table below"))
+                              f"One patient of each site, of median lesion size, contoured by every system after {after(cohort)}. Yellow is the "
+                              "truth, blue the prediction; the slice is the one with most lesion.",
+                              f"Slices of one patient a site; a column a system; contours of truth and prediction of {', '.join(cohort.labels)}"))
     experiment = cohort.experiment(cohort.headline, shots)
     for site in cohort.summaries[experiment]["sites"]:
-        file = f"{name}_{experiment}_{site}.png"
+        file = f"{name}_{experiment.replace('/', '-')}_{site}.png"
         if pictures.extremes(cohort, experiment, site, folder / file):
             figures.append(Figure(name, "extremes", file,
-                                  f"Site {site}: best, median and worst query case of {title} in its first draw, after {cases}, in every sequence "
-                                  "that was acquired. Yellow is the truth, blue the prediction; on the right the probability of any lesion.",
+                                  f"Site {site}: best, median and worst query case of {title} in its first draw, after {after(cohort)}, in every "
+                                  "sequence that was acquired. Yellow is the truth, blue the prediction; on the right the probability of any lesion.",
                                   f"Best, median and worst case of site {site} with contours of truth and prediction"))
-    for other in cohort.summaries:  # not on the page: the picture that goes with an experiment's own record
-        pictures.medians(cohort, other, folder / f"{name}_{other}_overlay.png")
     return figures
+
+
+def draw_records(cohort: Cohort, folder: Path) -> None:
+    """Not on the page: the picture that goes with an experiment's own record; of a sweep's hundreds, those of the headline."""
+    for name, summary in cohort.summaries.items():
+        if not summary.get("sweep") or summary["arm"] == cohort.headline:
+            pictures.medians(cohort, name, folder / f"{cohort.name}_{name.replace('/', '-')}_overlay.png")
+
+
+def curve_caption(cohort: Cohort) -> str:
+    """What the learning curves are means over, which protocols they show, and what the dotted line is."""
+    parts = [f"Dice over the number of labelled cases, with bootstrap intervals over patients{', every site counted once' * cohort.several_sites()}."]
+    if len(cohort.protocols()) > 1:
+        parts += [PROTOCOL_WORDS.get(protocol, "") for protocol in cohort.protocols()]
+    if cohort.patch_ceiling:
+        parts.append("The dotted line is the best a decoder could do that sees only the backbone's patches.")
+    return " ".join(parts)
+
+
+def after(cohort: Cohort) -> str:
+    """The number of labelled cases that the summary speaks of, in words."""
+    shots = cohort.best_shots()
+    return f"{shots} labelled case{'s' * (shots != 1)}"

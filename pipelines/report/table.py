@@ -14,7 +14,8 @@ from rich.table import Table
 
 from pipelines.cli import run
 from pipelines.errors import DataError
-from pipelines.report.page import PLURAL, by_shots, interval, number, seconds
+from pipelines.report.page import briefly
+from pipelines.report.words import PLURAL, interval, number, seconds
 
 app = cyclopts.App(name="python -m pipelines.report.table", help_format="markdown")
 
@@ -48,7 +49,7 @@ def print_results(reports: Path, console: Console | None = None) -> None:
 
 def cohort_table(name: str, cohort: Mapping) -> Table:
     """One cohort: a block a label, a row an experiment: Dice with its interval, surface distance, calibration error. Fits 80 columns."""
-    experiments = by_shots(cohort)
+    experiments = briefly(cohort)
     surface = next(key for key in next(iter(experiments[0]["labels"].values())) if key.startswith("nsd_"))
     seeds = len(experiments[0]["seeds"])
     title = (f"{name}: {cohort['disease']}, means and {cohort['confidence']:.0%} bootstrap intervals over {PLURAL[cohort['unit']]}, "

@@ -11,8 +11,13 @@ from pipelines.systems.protocol import FewShotSystem
 
 REGISTRY = {
     "semi": "pipelines.systems.semi",
+    "semi-hyper": "pipelines.systems.semi_hyper",
     "random-forest": "pipelines.systems.baselines.random_forest",
     "unet": "pipelines.systems.baselines.unet",
+    "linear-probe": "pipelines.systems.baselines.linear_probe",
+    "tip-adapter": "pipelines.systems.baselines.tip_adapter",
+    "coop": "pipelines.systems.baselines.coop",
+    "hemis": "pipelines.systems.baselines.hemis",
 }
 
 

@@ -9,41 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from pipelines.cohort import MANIFEST, Case
-from pipelines.outputs import sha256, staged_folder, write_json
+from pipelines.outputs import sha256, staged_folder
 from pipelines.parallel import spread
 from pipelines.params import Experiment, Params
-from pipelines.systems import create, params_model
+from pipelines.systems import params_model
 from pipelines.systems.protocol import Task
-from pipelines.threads import one_thread
-from pipelines.train.calibrate import Temperature, band_sample, fit_temperature
 from pipelines.train.fitted import RECORD
 from pipelines.train.inputs import experiment_of, load_task
-from pipelines.train.split import Split, draw, sites_of
-
-
-@dataclass(frozen=True)
-class Job:
-    """One fit to make."""
-
-    experiment: str
-    system: str
-    params: dict
-    shots: int
-    site: str
-    seed: int
-    split: Split
-    band_mm: float
-
-    def folder(self, out: Path) -> Path:
-        return out / self.site / f"seed-{self.seed}"
+from pipelines.train.one import Job, save_fit, train_one
+from pipelines.train.split import draw, sites_of
 
 
 def fit_experiment(name: str, *, source: Path, prompts: Path, embeddings: Path, out: Path, params: Params, jobs: int | None = None) -> None:
@@ -65,37 +45,16 @@ def fit_experiment(name: str, *, source: Path, prompts: Path, embeddings: Path, 
 def plan_fits(name: str, experiment: Experiment, cases: Sequence[Case], params: Params) -> list[Job]:
     """The fits of an experiment with their draws."""
     system_params = params_model(experiment.system)(**experiment.params).model_dump(mode="json")
+    kind = experiment.protocol or params.protocol.kind
     return [Job(name, experiment.system, system_params, experiment.shots, site, seed,
-                draw(cases, site, experiment.shots, seed, params.protocol,
-                     split_by=params.cohort.split_by, experiment=name), params.evaluate.band_mm)
-            for site in sites_of(cases, params.cohort.targets) for seed in params.protocol.seeds]
+                draw(cases, site, experiment.shots, seed, params.protocol, split_by=params.cohort.split_by, experiment=name, kind=kind),
+                params.evaluate.band_mm, kind)
+            for site in sites_of(cases, params.cohort.targets, kind) for seed in params.protocol.seeds]
 
 
 def fit_one(job: Job, task: Task, out: Path) -> dict:
     """Train, calibrate and write one fit; its folder appears whole. Returns what `fit.json` holds."""
-    with one_thread():
-        system = create(job.system, params_model(job.system)(**job.params))
-        start = time.perf_counter()
-        system.fit(task, job.split.support, job.seed)
-        seconds = time.perf_counter() - start
-        temperature = _calibrate(system, task, job)
-    record = {"experiment": job.experiment, "system": job.system, "params": job.params, "shots": job.shots, "site": job.site, "seed": job.seed,
-              "labels": list(task.labels), "modalities": list(task.modalities), "split": job.split.ids(),
-              "calibration_from": job.split.calibration_from, "temperature": temperature.value, "calibration": asdict(temperature),
-              "train_seconds": round(seconds, 3), "backbone": task.backbone.fingerprint}
-    final = job.folder(out)
-    working = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    system.save(working)
-    write_json(working / RECORD, record)
-    working.rename(final)
-    return record
-
-
-def _calibrate(system, task: Task, job: Job) -> Temperature:
-    samples = [band_sample(system.predict(task, case), case.label(), case.spacing_mm, job.band_mm) for case in job.split.calibration]
-    return fit_temperature(samples) if samples else Temperature()
+    return save_fit(train_one(job, task), job.folder(out))
 
 
 def _run(waiting: Sequence[Job], task: Task, out: Path, jobs: int) -> None:

@@ -73,7 +73,21 @@ def test_empty_truth_and_empty_prediction():
     assert sums["brain"][:, 0].sum() == some.size
     nothing, _, band = metrics.measure(none, none, probability, brain, SPACING, band_mm=4, tolerance_mm=2, bins=15)
     assert not band.any()
-    assert all(math.isnan(nothing[name]) for name in ("dice", "ece", "ace", "brier", "nll"))
+    assert all(math.isnan(nothing[name]) for name in ("dice", "ece", "ace", "brier", "nll", "lesion_f1"))
+    assert nothing["lesions"] == nothing["lesions_predicted"] == 0
+
+
+def test_the_brain_has_the_same_scores_as_the_band_over_more_voxels():
+    truth = box((2, 6), (4, 16), (4, 16))
+    brain = box((1, 7), (1, 20), (1, 20)) | truth
+    probability = np.random.default_rng(0).uniform(0.01, 0.99, truth.shape)
+    values, sums, band = metrics.measure(truth, truth, probability, brain, SPACING, band_mm=2, tolerance_mm=2, bins=15)
+    for region, suffix in ((band, ""), (brain, "_brain")):
+        assert values[f"brier{suffix}"] == pytest.approx(brier_score_loss(truth[region], probability[region]))
+        assert values[f"nll{suffix}"] == pytest.approx(log_loss(truth[region], probability[region]))
+        assert values[f"ace{suffix}"] == metrics.adaptive_calibration_error(probability[region], truth[region], 15)
+    assert values["ece_brain"] == metrics.expected_calibration_error(sums["brain"])
+    assert values["lesion_f1"] == 1
 
 
 @settings(max_examples=30, deadline=None)

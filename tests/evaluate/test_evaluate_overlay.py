@@ -34,6 +34,9 @@ def test_the_slice_with_most_truth_is_shown():
     assert overlay.arrays["truth"].sum() == 16
     np.testing.assert_array_equal(overlay.arrays["truth"], display(truth[2]))
     assert overlay.arrays["probability"].shape == (1, 16, 20)
+    assert not overlay.arrays["uncertainty"].any()
+    doubt = make_overlay(case, truth, truth, np.where(truth == 1, 0.5, probability).astype(np.float32), {"site": "s"})
+    np.testing.assert_array_equal(doubt.arrays["uncertainty"], display(truth[2]))
     nothing = make_overlay(case, np.zeros_like(truth), np.roll(truth, 1, axis=0), probability, {"site": "s"})
     assert nothing.facts["slice"] == 3
 

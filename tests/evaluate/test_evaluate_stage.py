@@ -75,7 +75,28 @@ def test_every_query_case_is_measured_once(trained, tmp_path, monkeypatch):
     assert summary["cost"]["model_bytes"] > 0
     index = json.loads((out / "overlays" / "index.json").read_text())
     assert {role for entry in index for role in entry["roles"]} == {"best", "median", "worst", "common"}
-    assert sorted(path.name for path in out.iterdir()) == ["cases.csv", "overlays", "reliability.csv", "summary.json"]
+    assert {path.name for path in out.iterdir()} == {"cases.csv", "conformal.csv", "overlays", "reliability.csv", "retention.csv", "summary.json"}
+
+
+def test_risk_and_uncertainty_of_every_query_case(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    run(trained, tmp_path / "out")
+    rows = pd.read_csv(tmp_path / "out" / "cases.csv")
+    keys = ["seed", "case", "label"]
+    assert {"brier_brain", "nll_brain", "ace_brain", "lesions", "lesions_predicted"} <= set(rows.columns)
+    assert rows.lesion_f1.between(0, 1).all()
+    assert rows.uncertainty_auroc.between(0.5, 1).all()
+    assert (rows.retention_auc_random < rows.retention_auc).all()
+    assert (rows.retention_auc <= rows.retention_auc_ideal).all()
+    retention = pd.read_csv(tmp_path / "out" / "retention.csv")
+    assert len(retention) == 11 * len(rows)
+    kept = retention[retention.retained == 1].merge(rows, on=keys)
+    np.testing.assert_allclose(kept.dice_x, kept.dice_y)
+    conformal = pd.read_csv(tmp_path / "out" / "conformal.csv")
+    assert len(conformal) == 2 * len(rows)  # two levels
+    assert {"experiment", "site", "system", "shots"} <= set(conformal.columns)
+    assert conformal.refused.all()  # two query cases leave one to calibrate with, which promises 0.5 at best
+    assert conformal.n_calibration.eq(1).all()
 
 
 def test_a_killed_run_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, capsys):

@@ -11,8 +11,8 @@ from synthetic_reports import small_params, write_experiment
 from pipelines.outputs import write_json
 from pipelines.params import load_params
 from pipelines.report.collect import collect
+from pipelines.report.metrics import all_metrics
 from pipelines.report.stage import report
-from pipelines.report.statistics import all_metrics
 
 CEILING = {"mean": 0.9321, "cases": 6, "sites": {"alpha": {"mean": 0.9, "cases": 6}}}
 FACTS = {"backbone": "transformers:models/clip", "fingerprint": "a" * 64, "precision": "int8", "bytes_per_voxel": 7.1, "times_float16_voxels": 3.55,

@@ -14,8 +14,8 @@ from pipelines.cohort import bids_path, write_manifest, write_quarantine
 from pipelines.ingest.fingerprint import fingerprint, write_fingerprint
 from pipelines.params import load_params
 from pipelines.report.fingerprint import MANY, data_section
-from pipelines.report.page import plain
 from pipelines.report.stage import report
+from pipelines.report.words import plain
 
 
 def write_bids(folder: Path, *, faulty: bool) -> Path:

@@ -9,7 +9,7 @@ from scipy import ndimage
 from tiny_cohort import tiny_case, tiny_task
 
 from pipelines.systems import create
-from pipelines.systems.baselines.random_forest import system as forest_module
+from pipelines.systems.baselines import voxelwise
 from pipelines.systems.baselines.random_forest.features import PER_SCALE, FeatureCache, voxel_features
 from pipelines.systems.baselines.random_forest.params import Params
 from pipelines.systems.filters import eigenvalues, gaussian, head_box, inside
@@ -66,6 +66,9 @@ def test_voxels_a_few_at_a_time_give_scikit_learns_probabilities_to_the_bit(monk
     system = create("random-forest", Params(trees=7, voxels_per_class=200))
     system.fit(task, [case], seed=0)
     features = voxel_features(case, task.modalities, system.params.sigmas)
-    monkeypatch.setattr(forest_module, "VOXELS_AT_ONCE", 1000)
+    values = features.astype(np.float32, order="C")
+    np.testing.assert_array_equal(system._balanced(values, system.forest), system.forest.predict_proba(values))
+    together = system.predict(task, case)
+    monkeypatch.setattr(voxelwise, "VOXELS_AT_ONCE", 1000)
     assert len(features) % 1000
-    np.testing.assert_array_equal(system._balanced(features), system.forest.predict_proba(features.astype(np.float32)))
+    np.testing.assert_array_equal(system.predict(task, case), together)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from pipelines.train.calibrate import BOUNDS, Sample, apply_temperature, band_sample, fit_temperature, foreground_band, nll
+from pipelines.train.calibrate import BOUNDS, PRIOR_CASES, Sample, apply_temperature, band_sample, fit_temperature, foreground_band, nll
 
 
 def voxels(temperature: float, seed: int, count: int = 20000) -> Sample:
@@ -22,15 +22,30 @@ def voxels(temperature: float, seed: int, count: int = 20000) -> Sample:
 @settings(max_examples=8, deadline=None)
 @given(st.floats(0.4, 3.0), st.integers(1, 3))
 def test_a_known_temperature_is_recovered(temperature, cases):
-    found = fit_temperature([voxels(temperature, seed) for seed in range(cases)])
+    samples = [voxels(temperature, seed) for seed in range(cases)]
+    found = fit_temperature(samples, prior_cases=0)
     if abs(temperature - 1) > 0.1:
         assert found.value == pytest.approx(temperature, rel=0.06)
+        assert found.own == pytest.approx([temperature] * cases, rel=0.06)
         assert found.nll_after < found.nll_before
+        believed = fit_temperature(samples).value
+        assert np.log(believed) == pytest.approx(np.log(found.value) * cases / (cases + PRIOR_CASES))
+
+
+def test_many_cases_overrule_the_prior():
+    assert fit_temperature([voxels(2.5, seed, 4000) for seed in range(20)]).value == pytest.approx(2.5, rel=0.06)
 
 
 def test_it_is_bounded():
     assert BOUNDS[0] <= fit_temperature([voxels(0.05, 0)]).value <= BOUNDS[1]
-    assert fit_temperature([voxels(12.0, 0)]).value == pytest.approx(BOUNDS[1])
+    assert fit_temperature([voxels(12.0, 0)], prior_cases=0).value == pytest.approx(BOUNDS[1])
+    assert fit_temperature([voxels(12.0, 0)]).value < 0.7 * BOUNDS[1]
+
+
+def test_a_large_case_counts_no_more_than_a_small_one():
+    small, large = voxels(1.5, 0, 3000), voxels(3.0, 1, 60000)
+    expected = np.exp((np.log(1.5) + np.log(3.0)) / (2 + PRIOR_CASES))
+    assert fit_temperature([small, large]).value == pytest.approx(expected, rel=0.08)
 
 
 def test_the_guard_keeps_one_where_cases_disagree():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipelines.cohort import Case
 from pipelines.errors import DataError
 from pipelines.params import Protocol
-from pipelines.train.split import draw, sites_of
+from pipelines.train.split import POOL, TooFewCases, draw, sites_of
 
 
 def case(subject: str, site: str, session: str = "", labelled: bool = True) -> Case:
@@ -49,6 +49,56 @@ def test_groups_are_disjoint_nested_and_independent_of_order(counts, draws, cali
     order.shuffle(shuffled)
     assert draw(shuffled, "A", shots, seed, protocol(calibration), split_by=split_by).ids() == split.ids()
     assert draw(cases, "A", 1, seed, protocol(calibration), split_by=split_by).ids()["support"] == split.ids()["support"][:1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(st.integers(2, 9), st.integers(1, 6), st.integers(1, 2)), st.integers(0, 4), st.integers(0, 50), st.integers(0, 3),
+       st.sampled_from(["subject", "session"]))
+def test_transfer_is_within_with_a_source_that_shares_nobody(counts, shots, seed, calibration, split_by):
+    local, elsewhere, sessions = counts
+    cases = [replace(one, session=f"{number}") for one in cohort(A=local, B=elsewhere) for number in range(sessions)]
+    cases += [case("A0", "B", "elsewhere")]  # a patient of A who was seen at B too
+    drawn = {"split_by": split_by}
+    try:
+        split = draw(cases, "A", shots, seed, protocol(calibration), kind="transfer", **drawn)
+    except DataError:
+        assert local * sessions <= shots + 1
+        return
+    taught = {one.subject if split_by == "subject" else one.id for one in split.source}
+    others = {one.subject if split_by == "subject" else one.id for one in (*split.support, *split.calibration, *split.query)}
+    assert taught
+    assert not taught & others
+    assert {one.site for one in split.source} == {"B"}
+    assert len({one.id for one in split.source}) == len(split.source)
+    if shots:
+        within = draw(cases, "A", shots, seed, protocol(calibration), kind="within", **drawn)
+        lent = split.calibration_from == "none"  # the only cases elsewhere teach and do not calibrate
+        assert within.ids() == split.ids() | {"source": []} | ({"calibration": within.ids()["calibration"]} if lent else {})
+    else:
+        assert {one.id for one in split.query} == {one.id for one in cases if one.site == "A"}
+        assert split.calibration_from in ("other sites", "none")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(1, 8), st.integers(0, 50), st.integers(0, 2))
+def test_pooled_draws_are_disjoint_and_nested_over_all_sites(first, second, shots, seed, calibration):
+    cases = cohort(A=first, B=second)
+    try:
+        split = draw(cases, POOL, shots, seed, protocol(calibration), kind="pooled")
+    except TooFewCases as error:
+        assert first + second <= shots
+        assert f"'all' has {first + second} labelled" in error.what
+        return
+    ids = [name for group in ("support", "calibration", "query") for name in split.ids()[group]]
+    assert len(set(ids)) == len(ids) == first + second
+    assert draw(cases, POOL, 1, seed, protocol(calibration), kind="pooled").support == split.support[:1]
+    assert split.calibration_from in ("pool", "none")
+    assert sites_of(cases, ["A"], "pooled") == [POOL]
+
+
+def test_transfer_without_another_site_is_refused():
+    with pytest.raises(DataError, match="learns from other sites than 'A'"):
+        draw(cohort(A=5), "A", 1, 0, protocol(), kind="transfer")
 
 
 def test_another_site_does_not_change_the_draw():

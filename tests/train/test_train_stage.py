@@ -9,77 +9,37 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
-import yaml
-from tiny_cohort import LABELS, SPACING_MM, tiny_case
+from tiny_cohort import LABELS
+from tiny_stages import arguments, cases_at, stage_inputs, write_stages
 
 import pipelines.train.fit as fit_module
-from pipelines.backbones import load_backbone
-from pipelines.cohort import bids_path, write_manifest
-from pipelines.embed.stage import embed
 from pipelines.errors import DataError, UsageError
 from pipelines.outputs import sha256
-from pipelines.params import DEFAULT, load_params
-from pipelines.prompts.stage import write_prompts
 from pipelines.train.calibrate import apply_temperature
 from pipelines.train.fit import fit_experiment
 from pipelines.train.fitted import fits_of, load_fitted
 from pipelines.train.inputs import load_task
 
 ROOT = Path(__file__).parents[2]
-CASES = [replace(tiny_case(number, site), subject=f"{site}{number}") for site, numbers in (("north", range(4)), ("south", range(4, 6)))
-         for number in numbers]
-
-
-def write_resampled(folder: Path) -> None:
-    """The tiny cases as the resample stage would leave them."""
-    rows = []
-    affine = np.diag([*SPACING_MM[1:], SPACING_MM[0], 1])
-    for case in CASES:
-        volumes = [("image", name, "", image) for name, image in case.images.items()]
-        volumes += [("label", "dseg", "derivatives/labels", case.dseg), ("mask", "brain", "derivatives/masks", case.brain)]
-        for kind, name, parent, array in volumes:
-            path = Path(parent) / bids_path(case.subject, "", "anat", name)
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            volume = np.moveaxis(array, 0, 2)
-            nibabel.save(nibabel.Nifti1Image(volume, affine), folder / path)
-            rows.append({"subject": case.subject, "site": case.site, "kind": kind, "modality": name, "path": str(path), "slice_axis": 2,
-                         "sha256": sha256(folder / path), "shape": "x".join(map(str, volume.shape)), "spacing_mm": "1.5x1.5x5.0"})
-    write_manifest(folder, rows)
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     """A folder with resampled/, prompts/, embeddings/ and params.yaml."""
-    folder = tmp_path_factory.mktemp("cohort")
-    content = yaml.safe_load(DEFAULT.read_text())
-    content["cohort"]["labels"] = [{"name": name, "segments": [name], "text": name} for name in LABELS]
-    content["protocol"] |= {"seeds": [0, 1]}
-    content["cohort"]["targets"] = ["north"]
-    content["embed"]["backbone"] = f"atlas:{ROOT / 'models' / 'atlas'}"
     forest = {"trees": 8, "voxels_per_class": 300}
-    content["experiments"] = {"forest-1": {"system": "random-forest", "shots": 1, "params": forest},
-                              "forest-4": {"system": "random-forest", "shots": 4, "params": forest},
-                              "semi-1": {"system": "semi", "shots": 1, "params": {"steps": 20, "batch": 4}}}
-    (folder / "params.yaml").write_text(yaml.safe_dump(content))
-    params = load_params(folder / "params.yaml")
-    write_resampled(folder / "resampled")
-    write_prompts(folder / "resampled", folder / "prompts", params)
-    embed(folder / "resampled", folder / "prompts", folder / "embeddings", load_backbone(params.embed.backbone))
-    return folder
-
-
-def stage_inputs(cohort: Path) -> dict:
-    return {"source": cohort / "resampled", "prompts": cohort / "prompts", "embeddings": cohort / "embeddings",
-            "params": load_params(cohort / "params.yaml")}
+    experiments = {"forest-1": {"system": "random-forest", "shots": 1, "params": forest},
+                   "forest-4": {"system": "random-forest", "shots": 4, "params": forest},
+                   "forest-transfer": {"system": "random-forest", "shots": 0, "protocol": "transfer", "params": forest},
+                   "forest-pooled": {"system": "random-forest", "shots": 3, "protocol": "pooled", "params": forest},
+                   "semi-1": {"system": "semi", "shots": 1, "params": {"steps": 20, "batch": 4}}}
+    return write_stages(tmp_path_factory.mktemp("cohort"), cases_at(north=4, south=2), protocol={"seeds": [0, 1]}, cohort={"targets": ["north"]},
+                        experiments=experiments)
 
 
 def command(cohort: Path, experiment: str, out: Path) -> subprocess.CompletedProcess:
-    arguments = [f"--{name}={cohort / folder}" for name, folder in
-                 (("source", "resampled"), ("prompts", "prompts"), ("embeddings", "embeddings"), ("params", "params.yaml"))]
-    return subprocess.run([sys.executable, "-m", "pipelines.train", f"--experiment={experiment}", f"--out={out}", "--jobs=1", *arguments],
+    return subprocess.run([sys.executable, "-m", "pipelines.train", f"--experiment={experiment}", f"--out={out}", "--jobs=1", *arguments(cohort)],
                           cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -111,9 +71,22 @@ def test_a_site_with_fewer_cases_than_shots_ends_the_command_with_one_sentence(c
     assert not (tmp_path / "models").exists()
 
 
+def test_transfer_learns_from_other_sites_without_a_shot_and_pooled_draws_from_all(cohort, tmp_path):
+    inputs = stage_inputs(cohort)
+    for name, places in (("forest-transfer", ["north/seed-0", "north/seed-1"]), ("forest-pooled", ["all/seed-0", "all/seed-1"])):
+        fit_experiment(name, out=tmp_path / name, jobs=1, **inputs)
+        assert [folder.relative_to(tmp_path / name).as_posix() for folder in fits_of(tmp_path / name)] == places
+    zero, pooled = (json.loads((fits_of(tmp_path / name)[0] / "fit.json").read_text()) for name in ("forest-transfer", "forest-pooled"))
+    assert (zero["protocol"], zero["split"]["support"], zero["calibration_from"]) == ("transfer", [], "other sites")
+    assert len(zero["split"]["query"]) == 4
+    assert {*zero["split"]["source"], *zero["split"]["calibration"]} == {"sub-south4", "sub-south5"}
+    assert (pooled["calibration_from"], pooled["split"]["source"], len(pooled["split"]["support"])) == ("pool", [], 3)
+    assert pooled["model_bytes"] > 0
+
+
 def test_unknown_experiment_and_missing_folder_are_misuse(cohort, tmp_path):
     inputs = stage_inputs(cohort)
-    with pytest.raises(UsageError, match=r"no experiment 'semi-9'.*forest-1, forest-4, semi-1"):
+    with pytest.raises(UsageError, match=r"no experiment 'semi-9'.*forest-1, forest-4, forest-pooled, forest-transfer, semi-1"):
         fit_experiment("semi-9", out=tmp_path / "models", **inputs)
     with pytest.raises(UsageError, match="the embed stage makes it"):
         fit_experiment("forest-1", out=tmp_path / "models", **inputs | {"embeddings": tmp_path / "nowhere"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from pipelines.cohort import Case, Volume
+from pipelines.cohort import Case
+from pipelines.systems.baselines.identity import case_key
 from pipelines.systems.filters import derivatives, eigenvalues, gaussian, head_box
 
 #: Values per modality and scale: Gaussian, gradient magnitude, LoG, two Hessian and two structure-tensor eigenvalues.
@@ -57,8 +57,7 @@ class FeatureCache:
         self._held: OrderedDict[tuple, tuple[Case, np.ndarray]] = OrderedDict()
 
     def get(self, case: Case, modalities: Sequence[str], sigmas: Sequence[float], limit_mb: int) -> np.ndarray:
-        volumes = {**case.images, "brain": case.brain}
-        key = (case.id, tuple(modalities), tuple(sigmas), *((name, _identity(volume)) for name, volume in sorted(volumes.items())))
+        key = (case_key(case), tuple(modalities), tuple(sigmas))
         if key not in self._held:
             self._held[key] = (case, voxel_features(case, modalities, sigmas))
         self._held.move_to_end(key)
@@ -66,11 +65,6 @@ class FeatureCache:
         while len(self._held) > 1 and sum(values.nbytes for _, values in self._held.values()) > limit_mb * 2**20:
             self._held.popitem(last=False)
         return features
-
-
-def _identity(volume: Volume) -> str | int:
-    """Tells two volumes apart: the path, or the array itself (which the cache keeps alive with its case)."""
-    return str(volume) if isinstance(volume, Path) else id(volume)
 
 
 CACHE = FeatureCache()

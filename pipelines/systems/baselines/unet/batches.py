@@ -12,6 +12,9 @@ from torch.nn import functional
 from pipelines.cohort import Case
 from pipelines.systems.baselines.unet.params import Params
 
+#: Control points of the elastic deformation along each edge of a patch.
+ELASTIC_POINTS = 5
+
 
 def channels_of(case: Case, modalities: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Images `(S, M, H, W)`, zero where a modality is missing, and which are there, `(M,)`."""
@@ -37,7 +40,7 @@ class PatchSampler:
 
     def __init__(self, support: Sequence[Case], modalities: Sequence[str], params: Params):
         self.params, self.modalities = params, len(modalities)
-        self.cases = []
+        self.cases = []  # images and labels as the network will see them, and where its patches may lie
         for case in support:
             label = torch.from_numpy(case.label().astype(np.int64))
             classes = [torch.nonzero(label == value) for value in torch.unique(label) if value > 0]
@@ -70,6 +73,10 @@ class PatchSampler:
         down, right = torch.meshgrid(steps * flips[0] / zoom, steps * flips[1] / zoom, indexing="ij")
         y = row + _uniform(-0.25, 0.25) * params.patch + math.cos(angle) * down - math.sin(angle) * right
         x = column + _uniform(-0.25, 0.25) * params.patch + math.sin(angle) * down + math.cos(angle) * right
+        if params.elastic:
+            coarse = params.elastic * torch.randn(1, 2, ELASTIC_POINTS, ELASTIC_POINTS)
+            down, right = functional.interpolate(coarse, size=(params.patch, params.patch), mode="bicubic", align_corners=True)[0]
+            y, x = y + down, x + right
         return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)[None]
 
     def _kept(self, present: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,14 @@
-"""Small 2.5-D U-Net trained from scratch (Ronneberger et al. 2015; residual units after Kerfoot et al. 2018), DiceCE, strong augmentation.
+"""Small 2.5-D U-Net (Ronneberger et al. 2015; residual units after Kerfoot et al. 2018), DiceCE, strong augmentation.
 
-The number of steps is fixed by params, never by the clock, so that the same seed gives the same weights on a slower machine.
+From scratch on the support; or, under the transfer protocol, trained on the source cases and then fine-tuned on the support at a lower rate
+(not at all where there is none). Missing modalities enter as zeros with a flag, and are practised by dropping some in training: early fusion
+with modality dropout. The number of steps is fixed by params, never by the clock, so that the same seed gives the same weights on a slower machine.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ from pipelines.systems.baselines.unet.params import Params
 from pipelines.systems.filters import head_box, inside
 from pipelines.systems.lean import load_monai
 from pipelines.systems.protocol import Task
-from pipelines.systems.reproducible import WARM_UP, reproducible
+from pipelines.systems.reproducible import reproducible
 
-WEIGHTS, STATE = "weights.safetensors", "unet.json"
+WEIGHTS, STATE = "weights.safetensors", "network.json"
 #: Slices that go through the network at once in prediction; bounds memory.
 SLICES_AT_ONCE = 16
+#: Axes of a batch along which a slice is mirrored.
+MIRRORS = ((), (2,), (3,), (2, 3))
 
 
 class System:
@@ -33,41 +36,46 @@ class System:
     def __init__(self, params: Params):
         self.params = params
         self.shape: dict[str, int] = {}
-        self.trained: list[str] = []  # modalities that the support had; others would enter through untrained weights
+        self.trained: list[str] = []  # modalities that some case had; others would enter through untrained weights
         self.network = None
 
-    def fit(self, task: Task, support: Sequence[Case], seed: int) -> None:
-        import torch
+    def fit(self, task: Task, support: Sequence[Case], seed: int, source: Sequence[Case] = ()) -> None:
+        params = self.params
+        self.trained = [modality for modality in task.modalities if any(modality in case.images for case in (*support, *source))]
+        self.shape = {"modalities": len(task.modalities), "classes": 1 + len(task.labels)}
+        if not source:
+            self.network = self._train(self._initial(seed), task, support, seed, steps=params.steps, rate=params.learning_rate)
+            return
+        self.network = self._from_source(task, source, seed)
+        if support:
+            self.network = self._train(self.network, task, support, seed, steps=params.fine_tune_steps, rate=params.fine_tune_rate)
 
-        load_monai()
-        from monai.losses import DiceCELoss
-
+    def _train(self, network, task: Task, cases: Sequence[Case], seed: int, *, steps: int, rate: float):
         from pipelines.systems.baselines.unet.batches import PatchSampler
+        from pipelines.systems.baselines.unet.training import train
 
-        self.trained = [modality for modality in task.modalities if any(modality in case.images for case in support)]
         with reproducible(seed):
-            self._build(len(task.modalities), 1 + len(task.labels))
-            sampler = PatchSampler(support, task.modalities, self.params)
-            optimiser = torch.optim.AdamW(self.network.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.params.learning_rate, total_steps=self.params.steps, pct_start=WARM_UP)
-            loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-            self.network.train()
-            for _ in range(self.params.steps):
-                images, labels = sampler.batch()
-                optimiser.zero_grad(set_to_none=True)
-                loss(self.network(images), labels).backward()
-                torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-                optimiser.step()
-                schedule.step()
-        self.network.eval()
+            return train(network, PatchSampler(cases, task.modalities, self.params), self.params, steps, rate)
 
-    def _build(self, modalities: int, classes: int) -> None:
+    def _from_source(self, task: Task, source: Sequence[Case], seed: int):
+        from pipelines.systems.baselines.unet.training import SOURCE_MODELS
+
+        params = self.params
+        key = (type(self).__module__, params.model_dump_json(), task.modalities, task.labels, seed)
+        return SOURCE_MODELS.get(key, source, lambda: self._train(self._initial(seed), task, source, seed,
+                                                                  steps=params.source_steps, rate=params.learning_rate))
+
+    def _initial(self, seed: int):
+        with reproducible(seed):
+            return self._build(**self.shape)
+
+    def _build(self, modalities: int, classes: int):
         load_monai()
         from monai.networks.nets import UNet
 
-        params, self.shape = self.params, {"modalities": modalities, "classes": classes}
+        params = self.params
         inputs = modalities * (2 + 2 * params.neighbours)
-        self.network = UNet(2, inputs, classes, params.channels, (2,) * (len(params.channels) - 1), num_res_units=params.residual_units)
+        return UNet(2, inputs, classes, params.channels, (2,) * (len(params.channels) - 1), num_res_units=params.residual_units)
 
     def predict(self, task: Task, case: Case) -> np.ndarray:
         import torch
@@ -77,8 +85,8 @@ class System:
 
         foreground = case.foreground()
         box = head_box(foreground)
-        known = {modality: image for modality, image in case.images.items() if modality in self.trained}
-        images, present = channels_of(replace(case, images=known) if known else case, task.modalities)
+        known = [modality for modality in self.trained if modality in case.images]
+        images, present = channels_of(case.only(known) if known else case, task.modalities)
         images = images[:, :, box[1], box[2]]
         height, width = images.shape[-2:]
         multiple = 2 ** (len(self.params.channels) - 1)
@@ -87,9 +95,14 @@ class System:
         with torch.inference_mode():
             for slices in torch.arange(len(images)).split(SLICES_AT_ONCE):
                 inputs = with_presence(with_context(images, slices, self.params.neighbours), present.expand(len(slices), -1))
-                parts.append(self.network(inputs)[..., :height, :width].softmax(1))
+                parts.append(self._probabilities(inputs)[..., :height, :width])
         probabilities = torch.cat(parts).movedim(1, -1).numpy()
         return inside(foreground, probabilities[foreground[box]])
+
+    def _probabilities(self, inputs):
+        """Class probabilities `(B, 1 + K, H, W)`, the mean over mirror images."""
+        mirrors = MIRRORS if self.params.mirror else MIRRORS[:1]
+        return sum(self.network(inputs.flip(axes)).softmax(1).flip(axes) for axes in mirrors) / len(mirrors)
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
@@ -101,8 +114,7 @@ class System:
         from safetensors.torch import load_file
 
         state = json.loads((folder / STATE).read_text())
-        self.trained = state["trained"]
-        with reproducible(0):  # the initial weights are replaced; the caller's random state must not move
-            self._build(**state["shape"])
+        self.trained, self.shape = state["trained"], state["shape"]
+        self.network = self._initial(0)  # the initial weights are replaced
         self.network.load_state_dict(load_file(folder / WEIGHTS))
         self.network.eval()
