@@ -58,8 +58,9 @@ format: $(READY)  ## what ruff can fix by itself
 readme: $(READY)  ## put the finished default run's table and figure into README.md
 	python -m pipelines.report.readme
 
-pretrain: $(READY)  ## train the embedded backbone again (an hour on two idle cores; changes models/atlas)
-	python -m pipelines.backbones.atlas.pretrain --out models/atlas
+pretrain: $(READY)  ## train the embedded backbone again (two hours on two idle cores; changes models/atlas)
+	python -m pipelines.backbones.atlas.pretrain --out models/atlas --steps 12500
+	python -m pipelines.backbones.atlas.pretrain --out models/atlas --start models/atlas --steps 22500
 	dvc commit --force models/atlas/dvc.yaml
 
 up: $(READY)  ## Prefect server, MLflow UI and the served flows, on this machine only

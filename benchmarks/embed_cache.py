@@ -79,11 +79,13 @@ def main(*, source: Path | None = None, images: int = 20, size: tuple[int, int, 
 def loop(source: Path, backbone: str, out: Path, metrics: Path) -> None:
     """The plain loop, as a command of its own."""
     import nibabel
+    import torch
     from safetensors.numpy import save_file
 
     from pipelines.backbones import load_backbone
 
     model, manifest = load_backbone(backbone), read_manifest(source)
+    model.precision = torch.float32  # as torch computes unless told otherwise
     out.mkdir()
     start = time.perf_counter()
     for number, row in enumerate(manifest.itertuples()):

@@ -21,7 +21,7 @@ def ratio(rows: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], s
     """How many times as large the mean Dice of the first (features, probe) is as the second's, paired by draw and case, units resampled."""
     labelled = rows.assign(label="all")  # Dice is over all labels already
     of = [labelled[(labelled.features == features) & (labelled.probe == probe)] for features, probe in (first, second)]
-    return compare(pair(*of, "dice", "subject"), settings)
+    return compare(pair(*of, ["dice"]), "dice", "subject", settings)
 
 
 def best(rows: pd.DataFrame, names: list[str]) -> tuple[str, str] | None:
@@ -43,7 +43,7 @@ def print_table(rows: pd.DataFrame, settings: Evaluate, console: Console | None 
             table.add_column(heading, justify="left" if heading in ("features", "probe") else "right", no_wrap=True)
         for probe, of_probe in part.groupby("probe", sort=False):
             for features, own in of_probe.groupby("features", sort=False):
-                found = estimate(own, "dice", units(own, "subject"), settings)
+                found = estimate(own, "dice", "subject", settings)
                 table.add_row(features, probe, str(found["n"]), f"{number(found['mean'], 3)} {interval(found)}",
                               _ratio(of_probe, features, probe, settings))
             table.add_section()

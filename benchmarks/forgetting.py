@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pipelines.train.split import Split
 
 ENCODERS = ("frozen", "lora", "full")
-PAIRED = ["site", "seed", "case", "what"]
 app = cyclopts.App(name="python benchmarks/forgetting.py", help_format="plaintext")
 
 
@@ -122,17 +121,16 @@ def measure(fit: Fit, task: Task, params: Params) -> list[dict]:
 
 def summary(table: pd.DataFrame, params: Params) -> str:
     """Means over patients, and differences from the frozen encoder with paired intervals."""
-    from pipelines.report.statistics import compare
+    from pipelines.report.statistics import compare, pair
 
     lines = []
     for what, rows in table.groupby("what"):
-        by = {encoder: values.set_index(PAIRED).dice for encoder, values in rows.groupby("encoder")}
+        by = dict(list(rows.assign(label="finding").groupby("encoder")))
         for encoder, values in by.items():
-            patients = values.groupby("case").mean()
+            patients = values.groupby("case").dice.mean()
             line = f"{what:20} {encoder:7} {patients.mean():.3f} ({len(patients)} patients)"
             if encoder != "frozen" and "frozen" in by:
-                both = values.to_frame("first").join(by["frozen"].rename("second"), how="inner").groupby("case").mean().assign(rows=1)
-                found = compare(both, params.evaluate)
+                found = compare(pair(values, by["frozen"], ["dice"]), "dice", params.cohort.split_by, params.evaluate)
                 line += f"   minus frozen {found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
             lines.append(line)
     return "\n".join(lines)

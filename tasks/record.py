@@ -117,7 +117,7 @@ def log_cohort(location: str, reported: Reported) -> dict:
         experiments = {}
         for experiment in reported.experiments:
             experiments[experiment.name] = log_experiment(location, reported, experiment, common)
-            numbers = {f"{experiment.system} {name}": value for name, value in numbers_of(reported.metrics, reported.cohort, experiment.name).items()}
+            numbers = {f"{experiment.curve} {name}": value for name, value in numbers_of(reported.metrics, reported.cohort, experiment.name).items()}
             mlflow.log_metrics(numbers, step=experiment.shots)  # one curve over shots per system
             print(f"{reported.cohort}: recorded {experiment.name}", flush=True)
         mlflow.set_tag(COMPLETE_TAG, "true")
@@ -138,8 +138,8 @@ def log_experiment(location: str, reported: Reported, experiment: Experiment, co
         mlflow.log_params({**parameters(reported.params, PARAM_SECTIONS), **parameters({"experiment": settings}, ("experiment",))})
         mlflow.log_metrics(numbers_of(reported.metrics, reported.cohort, experiment.name), step=experiment.shots)
         log_dataset(reported)
-        for name in ("cases.csv", "reliability.csv", "summary.json"):
-            mlflow.log_artifact(str(experiment.folder / name))
+        for path in sorted((*experiment.folder.glob("*.csv"), experiment.folder / "summary.json")):
+            mlflow.log_artifact(str(path))
         log_figures(reported, experiment)
         model = ""
         if experiment.models.is_dir():
@@ -214,7 +214,7 @@ def log_figures(reported: Reported, experiment: Experiment | None = None) -> Non
     """Figures under the active run's `figures/`: the cohort's, or those of one experiment, which the names say (`<cohort>_<experiment>_...`)."""
     import mlflow
 
-    start = "_".join([reported.cohort, *([experiment.name] if experiment else [])])
+    start = "_".join([reported.cohort, *([experiment.name.replace("/", "-")] if experiment else [])])
     for path in sorted((reported.reports / "figures").glob(f"{start}_*")):
         mlflow.log_artifact(str(path), "figures")
 

@@ -35,6 +35,12 @@ class Experiment:
         return str(self.summary["system"])
 
     @property
+    def curve(self) -> str:
+        """What runs of other numbers of shots belong to the same curve: the system, or the arm of a sweep under its protocol."""
+        arm, protocol = str(self.summary.get("arm", self.system)), str(self.summary["protocol"])
+        return f"{arm} {protocol}" if self.summary.get("sweep") and protocol != "within" else arm
+
+    @property
     def shots(self) -> int:
         return int(self.summary["shots"])
 

@@ -25,8 +25,9 @@ from torch.nn import functional
 
 from pipelines.backbones import find_folder, load_backbone
 from pipelines.backbones.hub import checkpoint, huggingface
-from pipelines.backbones.hub.dense import BUDGET, STRIDE, TEXT, affordable, native_precision, projection
+from pipelines.backbones.hub.dense import BUDGET, STRIDE, TEXT, affordable, projection
 from pipelines.backbones.hub.pixels import WINDOW, Preprocessing, brightness, pixels
+from pipelines.backbones.precision import native_precision
 from pipelines.cli import run
 from pipelines.cohort import write_manifest
 from pipelines.embed.__main__ import app

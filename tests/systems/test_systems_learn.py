@@ -16,7 +16,8 @@ from pipelines.systems import REGISTRY, create, params_model
 #: Enough training for the tiny cohort.
 SMALL_NETWORK = {"steps": 60, "channels": [8, 16], "residual_units": 0, "patch": 32, "learning_rate": 0.01, "average": 0.9}
 FEW_VOXELS = {"voxels_per_class": 400, "judged_voxels": 800}
-QUICK = {"semi": {"steps": 60, "batch": 8}, "random-forest": {"trees": 15, "voxels_per_class": 400}, "linear-probe": FEW_VOXELS | {"raw": True},
+QUICK = {"semi": {"steps": 60, "batch": 8}, "semi-hyper": {"steps": 60, "batch": 8, "projector_steps": 40, "views": 1},
+         "random-forest": {"trees": 15, "voxels_per_class": 400}, "linear-probe": FEW_VOXELS | {"raw": True},
          "unet": SMALL_NETWORK, "hemis": SMALL_NETWORK | {"branch": 8}, "coop": FEW_VOXELS | {"steps": 100},
          "tip-adapter": FEW_VOXELS | {"steps": 30, "keys_per_class": 48, "alphas": [100.0, 300.0], "betas": [5.0, 10.0]}}
 #: Dice to reach; the random text space of the tiny backbone holds little of what it sees.

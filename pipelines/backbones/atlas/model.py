@@ -18,12 +18,13 @@ from torch.nn import functional
 from pipelines.backbones.atlas.config import AtlasConfig
 from pipelines.backbones.atlas.image import COARSE_STRIDE, FINE_STRIDE, ImageEncoder
 from pipelines.backbones.atlas.text import TextEncoder
+from pipelines.backbones.precision import PRECISIONS, native_precision
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file, write_json
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 #: Raised whenever the same weights would give other numbers: it is part of the fingerprint, so caches notice.
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 #: Slices encoded together: large enough to keep two cores busy, small enough to stay in their caches.
 SLICES_AT_ONCE = 8
 
@@ -40,16 +41,17 @@ class Towers(nn.Module):
 
 
 class Atlas:
-    """The embedded backbone. See `pipelines.backbones.protocol.Backbone`.
+    """The embedded backbone, on the CPU. See `pipelines.backbones.protocol.Backbone`, and `pipelines.backbones.precision` for `precision`.
 
     Every slice is encoded with its two neighbours, at the resolution it has; it was trained on pixels of 0.9 to 2 mm, slices 1 to 9 mm apart.
     """
 
-    def __init__(self, towers: Towers, config: AtlasConfig, fingerprint: str):
+    def __init__(self, towers: Towers, config: AtlasConfig, fingerprint: str, precision: torch.dtype | None = None):
         self.towers = towers.eval().to(memory_format=torch.channels_last)
         self.config = config
         self.dim = config.dim
         self.levels = {"fine": (config.fine, FINE_STRIDE), "coarse": (config.coarse, COARSE_STRIDE)}
+        self.precision = precision or native_precision(accelerated=False)
         self._fingerprint = fingerprint
 
     @classmethod
@@ -73,7 +75,12 @@ class Atlas:
 
     @property
     def fingerprint(self) -> str:
-        return self._fingerprint
+        return hashlib.sha256(f"{self._fingerprint} {self.precision}".encode()).hexdigest()
+
+    def computing_as(self, fingerprint: str) -> Atlas:
+        """This backbone in the precision that has this fingerprint, slower where the machine lacks it; itself where none has."""
+        others = (Atlas(self.towers, self.config, self._fingerprint, precision) for precision in PRECISIONS)
+        return next((other for other in others if other.fingerprint == fingerprint), self)
 
     @property
     def scale(self) -> float:
@@ -87,7 +94,8 @@ class Atlas:
         `spacing_mm` is not used: slices are not resampled, so that a token always covers whole pixels.
         """
         slices = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))
-        batches = [self.towers.image.encode(slices, slice(start, start + SLICES_AT_ONCE)) for start in range(0, len(slices), SLICES_AT_ONCE)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            batches = [self.towers.image.encode(slices, slice(start, start + SLICES_AT_ONCE)) for start in range(0, len(slices), SLICES_AT_ONCE)]
         return {name: torch.cat([batch[name] for batch in batches]).half().contiguous().numpy() for name in self.levels}
 
     @torch.inference_mode()
@@ -119,7 +127,7 @@ class Atlas:
         """The same backbone with another image tower; its fingerprint is not this one's, so its tokens must not be cached."""
         towers = copy.copy(self.towers)
         towers._modules = {**self.towers._modules, "image": tower}
-        return Atlas(towers, self.config, f"{self._fingerprint} with another image tower")
+        return Atlas(towers, self.config, f"{self._fingerprint} with another image tower", self.precision)
 
     def class_vectors(self) -> np.ndarray:
         """`(classes, dim)` float32, unit length: what stands in for texts in a control model (in the order of `concepts.CONCEPTS`)."""

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from pipelines.backbones.hub.pixels import Preprocessing, brightness, pixels
+from pipelines.backbones.precision import PRECISIONS, native_precision
 
 #: Raised whenever the same weights would give other numbers: it is part of the fingerprint, so caches notice.
 CODE_VERSION = "1"
@@ -27,8 +28,6 @@ BUDGET = 7
 SLICES_AT_ONCE = {"cpu": 8, "cuda": 64}
 #: Texts encoded together.
 TEXTS_AT_ONCE = 64
-#: What tokens can be computed in.
-PRECISIONS = (torch.float32, torch.bfloat16)
 TEXT = "text"
 
 
@@ -135,13 +134,3 @@ def device() -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         return torch.device("cuda")
     return torch.device("cpu")
-
-
-def native_precision() -> torch.dtype:
-    """bfloat16 where the machine multiplies it in hardware, else float32."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = torch.cpu.get_capabilities()
-        native = has.get("avx512_bf16", False) or has.get("amx_bf16", False) or has.get("bf16", False)
-    return torch.bfloat16 if native else torch.float32

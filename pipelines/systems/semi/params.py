@@ -49,7 +49,7 @@ class Params(Section):
     view_zoom: float = Field(1.25, ge=1, description="largest scaling, either way")
     view_contrast: float = Field(0.8, ge=0, description="largest log gamma; gain and shift vary in proportion")
     # prediction
-    own_statistics: float = Field(0.0, ge=0, le=1, description="how far a case's tokens are standardised by their own mean and sd instead of the "
+    own_statistics: float = Field(1.0, ge=0, le=1, description="how far a case's tokens are standardised by their own mean and sd instead of the "
                                                                "support's (transductive)")
     smallest_part: float = Field(0.0, ge=0, description="connected parts below this share of the support's smallest are taken away")
     mirrored: bool = Field(False, description="average with the prediction of the mirrored images, which are encoded anew")
