@@ -149,3 +149,24 @@ def test_damaged_weights_and_config_are_refused(folder, tmp_path):
 def test_an_unknown_adapter_is_refused():
     with pytest.raises(UsageError, match=r"nonsense:x.*knows 'atlas:"):
         load_backbone("nonsense:x")
+
+
+def test_precision_is_part_of_the_fingerprint_and_changes_little(folder, atlas):
+    full, half = (Atlas(atlas.towers, atlas.config, "same", precision) for precision in (torch.float32, torch.bfloat16))
+    assert full.fingerprint != half.fingerprint
+    assert half.computing_as(full.fingerprint).precision == torch.float32
+    assert half.computing_as("none of them") is half
+    volume = np.random.default_rng(0).normal(size=(3, 48, 40)).astype(np.float32)
+    for name, tokens in full.encode_image(volume, SPACING).items():
+        change = np.abs(tokens.astype(np.float32) - half.encode_image(volume, SPACING)[name])
+        assert 0 < change.mean() < 0.03 * np.abs(tokens.astype(np.float32)).mean()
+
+
+def test_another_tower_gives_other_tokens_and_another_fingerprint(atlas):
+    tower = atlas.image_tower()
+    with torch.no_grad():
+        tower.fine[-1].bias += 1
+    other, volume = atlas.with_image_tower(tower), np.ones((2, 32, 32), np.float32)
+    assert other.fingerprint != atlas.fingerprint
+    change = other.encode_image(volume, SPACING)["fine"].astype(np.float32) - atlas.encode_image(volume, SPACING)["fine"]
+    np.testing.assert_allclose(change, 1, atol=0.02)

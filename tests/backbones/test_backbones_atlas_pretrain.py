@@ -14,17 +14,18 @@ from pipelines.backbones.atlas import concepts as c
 from pipelines.backbones.atlas.checkpoint import load_checkpoint, save_checkpoint
 from pipelines.backbones.atlas.config import AtlasConfig
 from pipelines.backbones.atlas.contrast import grey_levels, render, typical_levels
+from pipelines.backbones.atlas.face import SOFT, with_face
 from pipelines.backbones.atlas.lesions import paint_lesions
 from pipelines.backbones.atlas.phrases import Facets, Prompt
 from pipelines.backbones.atlas.pretrain import anatomy_of, app, pretrain_on
 from pipelines.backbones.atlas.slices import NEIGHBOURS, PARTS, Anatomy, Uniform, label_slabs
-from pipelines.backbones.atlas.training import HARDER, Phase, Recipe, batch, new_state, rate, train
+from pipelines.backbones.atlas.training import HARDER, Phase, Recipe, batch, continued, new_state, rate, train
 from pipelines.backbones.atlas.volumes import place_map
 from pipelines.errors import UsageError
-from pipelines.phantoms.anatomy import Tissue
+from pipelines.phantoms.anatomy import BOX_MM, Tissue
 
 TINY = AtlasConfig(widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), fine=8, coarse=8, dim=16, text_buckets=128, text_layers=1, text_heads=2)
-RECIPE = Recipe(seed=3, heads=1, batch=4, size=48, tokens=512, phrasings=2, text_steps=3, warm_up=2, bfloat16=False)
+RECIPE = Recipe(seed=3, heads=1, batch=4, size=48, tokens=512, phrasings=2, text_steps=3, widen_steps=3, warm_up=2, bfloat16=False)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,8 @@ def test_slices_are_standardised_images_of_their_labels(anatomy):
     levels = grey_levels(random)
     images = render(painted, levels, random)
     assert images.shape == (48, NEIGHBOURS, 64, 64) and torch.isfinite(images).all()
-    inside = [image[image != 0] for image in images]
+    inside = [values for image in images if len(values := image[image != 0])]  # below a brain without its head there is nothing
+    assert len(inside) > 40
     assert abs(np.median([float(values.median()) for values in inside])) < 0.3
     assert 0.6 < np.median([float((values.quantile(0.75) - values.quantile(0.25)) / 1.349) for values in inside]) < 1.6
 
@@ -231,6 +233,41 @@ def test_class_vectors_can_stand_in_for_texts_and_snapshots_be_kept(volumes, tmp
     assert np.abs(before.class_vectors() - after.class_vectors()).max() > 1e-6
 
 
+def test_a_run_goes_on_from_a_finished_one(anatomy, volumes, tmp_path):
+    config = TINY.model_copy(update={"classes": len(c.CONCEPTS)})
+    pretrain_on(volumes, tmp_path / "first", RECIPE, config, steps=4, cache=tmp_path)
+    further = replace(RECIPE, first=4)
+    pretrain_on(volumes, tmp_path / "second", further, config, steps=7, cache=tmp_path, start=tmp_path / "first")
+    metrics = json.loads((tmp_path / "second" / "metrics.json").read_text())
+    assert (metrics["first"], metrics["steps"]) == (4, 7)
+    before, after = (Atlas.load(tmp_path / name).towers.state_dict() for name in ("first", "second"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    state = continued(further, config, before)
+    assert state.step == 4 and all(torch.equal(state.towers.state_dict()[name], value) for name, value in before.items())
+    assert rate(further, 4, 100) == pytest.approx(RECIPE.rate / RECIPE.warm_up)  # it begins anew
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_face_is_painted_round_the_brain_and_never_into_it(seed):
+    shape = tuple(np.ceil((BOX_MM[:, 1] - BOX_MM[:, 0]) / 3.0).astype(int))
+    x, y, z = (np.arange(n) * 3.0 + low for n, low in zip(shape, BOX_MM[:, 0], strict=True))
+    head = (x[:, None, None] / 75) ** 2 + ((y[None, :, None] + 10) / 95) ** 2 + ((z[None, None] - 10) / 90) ** 2 < 1
+    brain = head & (z > -20)
+    labels = np.where(brain, c.WHITE, np.where(head, c.SCALP, c.AIR)).astype(np.uint8)
+    painted = with_face(labels, np.random.default_rng(seed), 3.0)
+    changed = painted != labels
+    assert set(np.unique(labels[changed])) <= set(SOFT)
+    assert {c.AIR, c.MUCOSA, c.EYE, c.MUSCLE, c.SKULL} <= set(np.unique(painted[changed]))
+    low = head & ~brain
+    assert 0.2 < changed[low].mean() < 0.95
+    np.testing.assert_array_equal(painted, with_face(labels, np.random.default_rng(seed), 3.0))
+
+
 def test_misuse_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"has no metrics\.json"):
+        app(["--out", str(tmp_path), "--start", str(tmp_path)], exit_on_error=False, result_action="return_value")
+    (tmp_path / "metrics.json").write_text('{"steps": 50}')
+    with pytest.raises(UsageError, match="has 50 steps already"):
+        app(["--out", str(tmp_path), "--start", str(tmp_path), "--steps", "40"], exit_on_error=False, result_action="return_value")
     with pytest.raises(UsageError, match="--steps is 0"):
         app(["--out", str(tmp_path), "--steps", "0"], exit_on_error=False, result_action="return_value")
