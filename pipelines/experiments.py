@@ -58,6 +58,7 @@ class Arm(Section):
 
     system: str
     params: dict = Field({}, description="what differs from the defaults of the system")
+    shuffled: str = Field("", description="a modality that every case takes from another patient: a control")
     role: Role = "headline"
     title: str = Field("", description="its name in the report; by default the system's own, followed by the arm's where it has params")
 

@@ -59,7 +59,7 @@ class Keys:
         package = params_model(job.system).__module__.rpartition(".")[0]
         return _digest({**self.shared, "system": package, "params": job.params, "protocol": job.protocol, "shots": job.shots, "site": job.site,
                         "seed": job.seed, "split": split, "calibration_from": job.split.calibration_from, "overlays": fit.overlays,
-                        "subsets": fit.subsets, "code": code_hash(package)})[:16]
+                        "subsets": fit.subsets, **({"shuffled": fit.shuffled} if fit.shuffled else {}), "code": code_hash(package)})[:16]
 
 
 @cache

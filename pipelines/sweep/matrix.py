@@ -29,13 +29,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit of the matrix. `overlays`: keep slices to draw; `subsets`: predict from every subset of modalities too; `keep`: keep the model."""
+    """One fit of the matrix. `overlays`: keep slices to draw; `subsets`: predict from every subset of modalities too; `keep`: keep the model;
+    `shuffled`: a modality that every case takes from another patient."""
 
     cell: Cell
     job: Job
     overlays: bool
     subsets: bool
     keep: bool
+    shuffled: str = ""
 
     @property
     def place(self) -> str:
@@ -73,7 +75,7 @@ def expand(params: Params, cases: Sequence[Case]) -> tuple[list[Fit], list[LeftO
                 cell = Cell(arm, grid.protocol, shots)
                 fits.setdefault((cell, site, seed), Fit(
                     cell, _job(cell, sweep.arms[arm], site, seed, split=split, band_mm=params.evaluate.band_mm), overlays=seed == min(seeds),
-                    subsets=(arm, grid.protocol, shots) in with_subsets, keep=arm == sweep.headline))
+                    subsets=(arm, grid.protocol, shots) in with_subsets, keep=arm == sweep.headline, shuffled=sweep.arms[arm].shuffled))
     return list(fits.values()), list(left_out)
 
 

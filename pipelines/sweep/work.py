@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from pipelines.outputs import write_json
 from pipelines.params import Evaluate
 from pipelines.sweep.matrix import Fit
 from pipelines.sweep.meter import Meter
+from pipelines.sweep.shuffled import shuffled
 from pipelines.systems.protocol import Task
 from pipelines.threads import one_thread
 from pipelines.train.fitted import RECORD, Fitted
@@ -43,6 +44,8 @@ def run_orders(orders: Sequence[Order], task: Task, settings: Evaluate, cohort: 
 def run_order(order: Order, task: Task, settings: Evaluate, cohort: str) -> Mapping[str, object]:
     """Make one fit; its folder appears whole. Returns what its `fit.json` holds."""
     fit, final = order.fit, order.folder
+    if fit.shuffled:
+        fit = replace(fit, job=replace(fit.job, split=shuffled(fit.job.split, fit.shuffled)))
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / MEASURED).mkdir(parents=True)
