@@ -268,3 +268,25 @@ def test_a_backbone_without_a_tower_to_train_is_refused():
 
 def with_tokens(case, backbone):
     return replace(case, tokens={name: backbone.encode_image(case.image(name), case.spacing_mm) for name in case.images})
+
+
+@pytest.mark.parametrize("through_the_tower", [True, False])
+def test_class_vectors_can_be_learned(through_the_tower, tmp_path):
+    task, cases = tiny_task(), [tiny_case(0), tiny_case(1)]
+    if through_the_tower:
+        backbone = Atlas.load(REPOSITORY / "models/atlas")
+        cases = [with_tokens(case, backbone) for case in cases]
+        texts = task.prompts.texts()
+        task = replace(task, backbone=backbone, prompts=replace(task.prompts, vectors=dict(zip(texts, backbone.encode_text(texts), strict=True))))
+    params = Params(steps=20, batch=2, views=0, context=2)
+    system = create("semi", params)
+    system.fit(task, cases[:1], seed=0)
+    learned = system.networks[0].texts
+    torch.testing.assert_close(learned.norm(dim=-1), torch.ones(learned.shape[:-1]))
+    assert (learned[0] - torch.from_numpy(class_vectors(task, task.modalities[0], "A", "prompts"))).abs().max() > 1e-2
+    if through_the_tower:
+        assert all(parameter.grad is None for parameter in task.backbone.towers.parameters())
+    system.save(tmp_path)
+    again = create("semi", params)
+    again.load(tmp_path)
+    np.testing.assert_array_equal(again.predict(task, cases[1]), system.predict(task, cases[1]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
 from pipelines.cohort import Case
+from pipelines.systems.prompt_learning import learned_vectors
 from pipelines.systems.protocol import Task
 from pipelines.systems.reproducible import WARM_UP
 from pipelines.systems.semi.batches import Batch, PatchSampler, vary_tokens
@@ -14,7 +16,7 @@ from pipelines.systems.semi.features import alignment_pairs, raw_width
 from pipelines.systems.semi.losses import dice_ce, region_infonce
 from pipelines.systems.semi.model import Semi, Sizes
 from pipelines.systems.semi.params import Params
-from pipelines.systems.semi.texts import text_targets
+from pipelines.systems.semi.texts import class_names, text_targets
 
 #: Slices of each image on which the projectors are started at the backbone's alignment.
 SLICES_ALIGNED = 3
@@ -37,10 +39,24 @@ def train(sampler: PatchSampler, cases: Sequence[Case], task: Task, params: Para
     if params.backbone_alignment:
         start_at_backbone(network, task, cases, params)
     mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(params.average))
-    targets = targets_of(task, cases, params)
-    optimise(network.parameters(), lambda: loss_of(network, sampler.batch(), targets, params), steps=params.steps, rate=params.learning_rate,
-             decay=params.weight_decay, after=lambda: mean.update_parameters(network))
+    targets, prompts = targets_of(task, cases, params), None
+    if params.context:
+        prompts = learned_vectors(task, class_names(task), sorted({case.site for case in cases}), words=params.context)
+    learned = [*network.parameters(), *(prompts.parameters() if prompts else ())]
+    optimise(learned, lambda: loss_of(network, *with_prompts(sampler.batch(), targets, prompts), params), steps=params.steps,
+             rate=params.learning_rate, decay=params.weight_decay, after=lambda: mean.update_parameters(network))
+    if prompts:
+        mean.module.texts.copy_(prompts().detach())
     return mean.module.eval()
+
+
+def with_prompts(batch: Batch, targets: Targets, prompts: torch.nn.Module | None) -> tuple[Batch, Targets]:
+    """The batch and the targets with learned class vectors in place of those of the prompts; as they are where none are learned."""
+    if prompts is None:
+        return batch, targets
+    vectors = prompts()
+    return replace(batch, texts=vectors.expand(len(batch.texts), -1, -1, -1)), {m: (vectors[m], torch.eye(vectors.shape[1], dtype=torch.bool))
+                                                                               for m in targets}
 
 
 def optimise(parameters: Iterable[torch.nn.Parameter], loss: Callable[[], torch.Tensor], *, steps: int, rate: float, decay: float,
@@ -51,7 +67,7 @@ def optimise(parameters: Iterable[torch.nn.Parameter], loss: Callable[[], torch.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=WARM_UP)
     for _ in range(steps):
         optimiser.zero_grad(set_to_none=True)
-        loss().backward()
+        loss().backward(inputs=learned)  # a frozen tower gathers no gradients
         torch.nn.utils.clip_grad_norm_(learned, LONGEST_GRADIENT)
         optimiser.step()
         schedule.step()

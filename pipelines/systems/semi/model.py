@@ -69,6 +69,7 @@ class Semi(nn.Module):
         self.register_buffer("trained", torch.ones(sizes.modalities, dtype=torch.bool))  # modalities that the support had
         self.register_buffer("token_mean", torch.zeros(sizes.modalities, sizes.token_width))
         self.register_buffer("token_sd", torch.ones(sizes.modalities, sizes.token_width))
+        self.register_buffer("texts", torch.zeros(sizes.modalities, sizes.labels + 2, sizes.dim))  # learned class vectors, where there are any
         self.projectors = nn.ModuleList(Projector(sizes.token_width, sizes.projector_width, sizes.dim) for _ in modalities)
         self.fusion = nn.Parameter(torch.zeros(sizes.modalities))
         self.from_tokens = nn.ModuleList(nn.Linear(sizes.token_width, width, bias=False) for _ in modalities)

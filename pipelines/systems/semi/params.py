@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from pipelines.params import Section
 
@@ -16,6 +16,7 @@ class Params(Section):
     tau: float = Field(0.07, gt=0, description="temperature of the contrast and of the similarity maps")
     infonce_weight: float = Field(0.2, ge=0, description="0: control without the contrast")
     text: Literal["prompts", "random-orthonormal", "one-hot"] = Field("prompts", description="the last two: controls without language")
+    context: int = Field(0, ge=0, description="learned words before each class's text (CoOp), or moved vectors where they cannot be read")
     backbone_alignment: bool = Field(True, description="projectors start at the backbone's own alignment, not at random")
     # sizes
     grid_stride: int = Field(4, ge=1, description="pixels per token of the grid that levels are brought to; a finer level is averaged")
@@ -57,3 +58,9 @@ class Params(Section):
     # the raw-intensity skip
     sigmas: tuple[float, ...] = Field((1.0, 2.0, 4.0), description="scales of the smoothed intensities, pixels")
     asymmetry: bool = Field(True, description="difference from the mirrored half of the head, where slices have a left and a right")
+
+    @model_validator(mode="after")
+    def _context_goes_with(self):
+        if self.context and (self.text != "prompts" or self.encoder != "frozen" or self.self_training):
+            raise ValueError("context: learned words need text: prompts, and go with encoder: frozen and self_training: 0 only")
+        return self

@@ -73,7 +73,7 @@ class System:
         from pipelines.systems.semi.batches import text_tensor
         from pipelines.systems.semi.features import view_of
 
-        texts = text_tensor(case, task, self.params.text)
+        texts = None if self.params.context else text_tensor(case, task, self.params.text)
         views = [view_of(seen, task, self.params) for seen in (self._tuned(task, case) if self.towers else [case])]
         views *= len(self.networks) // len(views)
         members = [self._of_one(network, view, texts, case.foreground()) for network, view in zip(self.networks, views, strict=True)]
@@ -97,7 +97,7 @@ class System:
 
         with torch.inference_mode():
             view = replace(view, present=network.usable(view.present))
-            maps = self._maps(network, view, texts, foreground)
+            maps = self._maps(network, view, network.texts if texts is None else texts, foreground)
             rows, columns = (slice(part.start, min(part.stop, size)) for part, size in zip(view.box[1:], foreground.shape[1:], strict=True))
             head = torch.from_numpy(foreground[:, rows, columns])
             parts = []

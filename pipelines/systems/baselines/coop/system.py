@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.cohort import Case
-from pipelines.systems.baselines.cellwise import CellClassifier, some_dropped
+from pipelines.systems.baselines.cellwise import BACKGROUND, CellClassifier, some_dropped
 from pipelines.systems.baselines.samples import Samples
 from pipelines.systems.protocol import Task
 from pipelines.systems.reproducible import WARM_UP
@@ -29,12 +29,14 @@ class System(CellClassifier):
     def _learned(self, task: Task, samples: Samples):
         import torch
 
-        from pipelines.systems.baselines.coop.prompts import Classifier, learned_vectors
+        from pipelines.systems.baselines.coop.prompts import Classifier
+        from pipelines.systems.prompt_learning import learned_vectors
         from pipelines.systems.semi.losses import dice_ce
 
         params = self.params
         features, labels, weights = self._tensors(samples)
-        network, prompts = Classifier(**self.shape, tau=params.tau), learned_vectors(task, self.sites, params)
+        network = Classifier(**self.shape, tau=params.tau)
+        prompts = learned_vectors(task, (BACKGROUND, *task.labels), self.sites, words=params.context, class_specific=params.class_specific)
         learned = [*prompts.parameters(), *network.parameters()]
         optimiser = torch.optim.AdamW(learned, params.learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, params.learning_rate, total_steps=params.steps, pct_start=WARM_UP)
