@@ -227,7 +227,7 @@ def test_small_parts_go_and_the_largest_stays():
     np.testing.assert_array_equal(without_small_parts(found, [3, 3]), found)
 
 
-@pytest.mark.parametrize("extra", [{"mirrored": True}, {"self_training": 3}, {"own_statistics": 1.0}, {"smallest_part": 0.5}])
+@pytest.mark.parametrize("extra", [{"mirrored": True}, {"self_training": 3}, {"own_statistics": 0.0}, {"smallest_part": 0.5}])
 def test_what_is_done_at_prediction_changes_it_and_repeats(extra):
     task, case = tiny_task(), tiny_case(1)
     plain, other = (create("semi", Params(steps=20, batch=4, views=0, **options)) for options in ({}, extra))

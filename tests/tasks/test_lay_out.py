@@ -93,7 +93,7 @@ def test_absent_images_name_the_variable(project, monkeypatch):
 
 def test_a_typo_in_a_cohort_is_named_with_its_file(project):
     path = project / "conf/cohort/tcga-lgg.yaml"
-    path.write_text(path.read_text().replace("seeds:", "seedz:"))
+    path.write_text(path.read_text().replace("seeds:", "seedz:", 1))
     with pytest.raises(UsageError, match=r"conf/cohort/tcga-lgg\.yaml has 2 problem\(s\).*seedz"):
         lay_out("tcga-lgg", project)
 
