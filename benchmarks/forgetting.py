@@ -60,15 +60,11 @@ def main(*, cohort: str = "tcga-lgg", shots: int = 4, seeds: int = 3, others: in
     others
         Cases of every other site that the encoder is asked about after a fit.
     """
+    from benchmarks.laid_out import laid_out
     from pipelines.outputs import write_text
     from pipelines.parallel import spread
-    from pipelines.params import load_params
-    from pipelines.train.inputs import load_task
 
-    own = load_params(root / "params.yaml")
-    params = own if cohort == own.cohort.name else load_params(root / "cohorts" / cohort / "params.yaml")
-    data = root / "data" / cohort
-    task, cases = load_task(data / "resampled", data / "prompts", data / "embeddings", params)
+    params, task, cases = laid_out(cohort, root)
     fits = plan(cases, params, encoders, shots=shots, seeds=seeds, others=others)
     rows = []
     for number, found in enumerate(spread(partial(measure, task=task, params=params), fits, jobs), start=1):

@@ -43,16 +43,12 @@ def main(*, cohort: str = "tcga-lgg", sites: Annotated[tuple[str, ...], cyclopts
     """
     import pandas as pd
 
+    from benchmarks.laid_out import laid_out
     from pipelines.errors import DataError
     from pipelines.outputs import write_text
-    from pipelines.params import load_params
-    from pipelines.train.inputs import load_task
     from pipelines.train.split import draw, sites_of
 
-    own = load_params(root / "params.yaml")
-    params = own if cohort == own.cohort.name else load_params(root / "cohorts" / cohort / "params.yaml")
-    data = root / "data" / cohort
-    task, cases = load_task(data / "resampled", data / "prompts", data / "embeddings", params)
+    params, task, cases = laid_out(cohort, root)
     rows = []
     for site in sites or sites_of(cases, params.cohort.targets):
         for seed in range(seeds):
