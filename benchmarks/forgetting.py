@@ -79,19 +79,13 @@ def main(*, cohort: str = "tcga-lgg", shots: int = 4, seeds: int = 3, others: in
 
 def plan(cases, params: Params, encoders, *, shots: int, seeds: int, others: int) -> list[Fit]:
     """Every encoder on the same draws."""
-    from pipelines.errors import DataError
-    from pipelines.train.split import draw, sites_of
+    from benchmarks.laid_out import draws_at
+    from pipelines.train.split import sites_of
 
     fits = []
-    for site in sites_of(cases, params.cohort.targets):
-        for seed in range(seeds):
-            try:
-                split = draw(cases, site, shots, seed, params.protocol, split_by=params.cohort.split_by)
-            except DataError as error:
-                print(f"left out: {error}", flush=True)
-                continue
-            elsewhere = tuple(case for other in sites_of(cases, "all") if other != site for case in [c for c in cases if c.site == other][:others])
-            fits += [Fit(encoder, site, seed, split, elsewhere) for encoder in encoders]
+    for site, seed, split in draws_at(sites_of(cases, params.cohort.targets), cases, params, shots=shots, seeds=seeds):
+        elsewhere = tuple(case for other in sites_of(cases, "all") if other != site for case in [c for c in cases if c.site == other][:others])
+        fits += [Fit(encoder, site, seed, split, elsewhere) for encoder in encoders]
     return fits
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipelines.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.cohort import Case
     from pipelines.params import Params
     from pipelines.systems.protocol import Task
+    from pipelines.train.split import Split
 
 
 def laid_out(cohort: str, root: Path) -> tuple[Params, Task, list[Case]]:
@@ -16,8 +20,22 @@ def laid_out(cohort: str, root: Path) -> tuple[Params, Task, list[Case]]:
     from pipelines.params import load_params
     from pipelines.train.inputs import load_task
 
-    own = load_params(root / "params.yaml")
-    params = own if cohort == own.cohort.name else load_params(root / "cohorts" / cohort / "params.yaml")
+    own = root / "cohorts" / cohort / "params.yaml"
+    params = load_params(own if own.is_file() else root / "params.yaml")
+    if params.cohort.name != cohort:
+        raise UsageError(f"{own} does not exist; python -m tasks.lay_out {cohort} makes it")
     data = root / "data" / cohort
     task, cases = load_task(data / "resampled", data / "prompts", data / "embeddings", params)
     return params, task, cases
+
+
+def draws_at(sites: Sequence[str], cases: Sequence[Case], params: Params, *, shots: int, seeds: int) -> Iterator[tuple[str, int, Split]]:
+    """Site, seed and split of every draw; a site with too few cases is left out with a sentence."""
+    from pipelines.train.split import draw
+
+    for site in sites:
+        for seed in range(seeds):
+            try:
+                yield site, seed, draw(cases, site, shots, seed, params.protocol, split_by=params.cohort.split_by)
+            except DataError as error:
+                print(f"left out: {error}", flush=True)

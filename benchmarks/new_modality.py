@@ -118,16 +118,10 @@ def main(*, cohorts: Annotated[tuple[str, ...], Many] = tuple(NEW), new: Annotat
 
 def prepare(name: str, root: Path, new: Sequence[str], shots: Sequence[int], seeds: int) -> tuple[Params, Task, list[Draw]]:
     """A cohort's params and task, and all draws at every site that has enough labelled cases with a new modality."""
-    from pipelines.params import load_params
-    from pipelines.train.inputs import load_task
+    from benchmarks.laid_out import laid_out
     from pipelines.train.split import draw, sites_of
 
-    own = root / "cohorts" / name / "params.yaml"
-    params = load_params(own if own.is_file() else root / "params.yaml")
-    if params.cohort.name != name:
-        raise UsageError(f"{own} does not exist; python -m tasks.lay_out {name} makes it")
-    data = root / "data" / name
-    task, cases = load_task(data / "resampled", data / "prompts", data / "embeddings", params)
+    params, task, cases = laid_out(name, root)
     if unknown := set(new) - set(task.modalities):
         raise UsageError(f"{name} has no modality {min(unknown)!r}; it has {', '.join(task.modalities)}")
     labelled = [case for case in cases if case.dseg is not None]

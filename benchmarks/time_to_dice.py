@@ -43,22 +43,15 @@ def main(*, cohort: str = "tcga-lgg", sites: Annotated[tuple[str, ...], cyclopts
     """
     import pandas as pd
 
-    from benchmarks.laid_out import laid_out
-    from pipelines.errors import DataError
+    from benchmarks.laid_out import draws_at, laid_out
     from pipelines.outputs import write_text
-    from pipelines.train.split import draw, sites_of
+    from pipelines.train.split import sites_of
 
     params, task, cases = laid_out(cohort, root)
     rows = []
-    for site in sites or sites_of(cases, params.cohort.targets):
-        for seed in range(seeds):
-            try:
-                split = draw(cases, site, shots, seed, params.protocol, split_by=params.cohort.split_by)
-            except DataError as error:
-                print(f"left out: {error}", flush=True)
-                continue
-            rows.append({"site": site, "seed": seed, **race(task, split, seed, limit)})
-            print(said(rows[-1]), flush=True)
+    for site, seed, split in draws_at(sites or sites_of(cases, params.cohort.targets), cases, params, shots=shots, seeds=seeds):
+        rows.append({"site": site, "seed": seed, **race(task, split, seed, limit)})
+        print(said(rows[-1]), flush=True)
     table = pd.DataFrame(rows)
     write_text(out, table.to_csv(index=False))
     print(f"median of {len(table)} draws: {table.ratio.median():.0f} times as long; the U-Net got there in {int(table.reached.sum())} of them")

@@ -7,7 +7,6 @@ frozen encoder is the method's, and this is there to show what it costs and what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -71,12 +70,11 @@ def _slices(tower: torch.nn.Module, case: Case, shot: Shot, task: Task, params: 
     places = _one_of(shot.lesions) if on_lesion else shot.head
     start = min(max(0, int(_one_of(places)[0]) - int(torch.randint(depth, ()))), len(shot.label) - depth)
     z = slice(start, start + depth)
-    tokens = shot.view.tokens[None, z].float()
+    view = shot.view
+    tokens = view.tokens[None, z].float()  # a copy, as they are kept in half precision
     for m, modality in enumerate(task.modalities):
-        if shot.view.present[m]:
+        if view.present[m]:
             levels = tower.encode(torch.from_numpy(case.image(modality)), z)
-            tokens = tokens.clone()
-            tokens[0, ..., m, :] = on_grid(levels, task, params.grid_stride, shot.view.box).float()
-    view = replace(shot.view, tokens=tokens)
+            tokens[0, ..., m, :] = on_grid(levels, task, params.grid_stride, view.box).float()
     parts = (view.raw[None, z].float(), shot.texts[None], view.present[None], *(values[None] for values in shot.statistics))
     return Batch(tokens, *parts, shot.label[None, z], shot.classes[None, z])
