@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipelines.errors import UsageError
 from pipelines.experiments import Experiment, Protocol, Sweep
 from pipelines.section import Section
+from pipelines.sites.params import Service
 
 DEFAULT = Path(__file__).parents[1] / "params.yaml"
 
@@ -189,6 +190,7 @@ class Params(Section):
     experiments: dict[str, Experiment]
     sweep: Sweep | None = Field(None, description="a matrix of experiments, for `make sweep`")
     evaluate: Evaluate
+    service: Service = Service()
 
     @model_validator(mode="after")
     def _names_are_of_modalities(self):
@@ -203,6 +205,12 @@ class Params(Section):
         for name, experiment in experiments.items():
             _check_system(f"experiment {name!r}", experiment.system, experiment.params)
         return experiments
+
+    @field_validator("service")
+    @classmethod
+    def _system_of_service_exists(cls, service: Service) -> Service:
+        _check_system("service.adapt", service.adapt.system, service.adapt.params)
+        return service
 
     @field_validator("sweep")
     @classmethod
