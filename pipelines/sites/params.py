@@ -45,7 +45,7 @@ class Gate(Section):
 class Quality(Section):
     """When a prediction is withheld."""
 
-    outlier_p: float = Field(0.01, gt=0, lt=1, description="a study whose embedding is less typical of the site's than this share is out of distribution")
+    outlier_p: float = Field(0.01, gt=0, lt=1, description="a study less typical of the site than this is out of distribution")
     required: list[str] = Field(default_factory=list, description="modalities without which nothing is predicted")
     smallest_ml: float = Field(0.0, ge=0)
     largest_ml: float = Field(600.0, gt=0)
@@ -91,7 +91,7 @@ class Service(Section):
     """Everything about sites that are adapted to as their cases arrive."""
 
     root: Path = Field(Path("sites"), description="one workspace a site; seen from the project's folder")
-    cohort: str = Field("phantom", description="whose labels, rules and pseudonym key all sites share: params.yaml's own cohort or a file of conf/cohort/")
+    cohort: str = Field("phantom", description="whose labels, ingest rules and key all sites share: of params.yaml or conf/cohort/")
     adapt: Adapt = Adapt()
     roles: Roles = Roles()
     gate: Gate = Gate()
