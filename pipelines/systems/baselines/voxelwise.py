@@ -22,6 +22,7 @@ from pipelines.systems.baselines.samples import Samples, balanced, load_samples,
 from pipelines.systems.baselines.tokens import VoxelTokens, token_width
 from pipelines.systems.filters import inside
 from pipelines.systems.protocol import Task
+from pipelines.systems.refinement import refined
 
 SAMPLES, STATE = "samples.safetensors", "voxelwise.json"
 #: Voxels that are predicted together; with some two hundred features each they fit a core's cache.
@@ -45,7 +46,7 @@ class VoxelClassifier:
     """Subclasses say what a model is: `_learn` makes one of samples, `_balanced` gives its probabilities, `_classes` their order.
 
     `priors` are the class frequencies inside the foreground; 0 for a label that no case shows. `params` have `tokens`, `filters`, `sigmas`,
-    `voxels_per_class` and `cache_mb`.
+    `voxels_per_class`, `cache_mb` and `refinement`.
     """
 
     def __init__(self, params):
@@ -117,7 +118,7 @@ class VoxelClassifier:
         corrected = np.concatenate(parts) * self.priors[classes] ** self.exponent
         probabilities = np.zeros((len(corrected), 1 + len(task.labels)), np.float32)
         probabilities[:, classes] = corrected / corrected.sum(1, keepdims=True)
-        return inside(case.foreground(), probabilities)
+        return refined(inside(case.foreground(), probabilities), case, self.params.refinement)
 
     def _model_of(self, modalities: tuple[str, ...], columns: np.ndarray):
         """The model of some of the modalities: what would have been learned if nothing else had been acquired."""

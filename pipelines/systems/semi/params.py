@@ -52,6 +52,7 @@ class Params(Section):
     # prediction
     own_statistics: float = Field(1.0, ge=0, le=1, description="how far a case's tokens are standardised by their own mean and sd instead of the "
                                                                "support's (transductive)")
+    refinement: int = Field(3, ge=0, description="rounds in which a case's own intensities correct what is predicted near lesions (transductive)")
     smallest_part: float = Field(0.0, ge=0, description="connected parts below this share of the support's smallest are taken away")
     mirrored: bool = Field(False, description="average with the prediction of the mirrored images, which are encoded anew")
     self_training: int = Field(0, ge=0, description="steps on what is predicted confidently of the case itself, before it is predicted again")

@@ -19,6 +19,7 @@ from pipelines.errors import DataError
 from pipelines.outputs import write_json
 from pipelines.systems.filters import inside
 from pipelines.systems.protocol import Task
+from pipelines.systems.refinement import refined
 from pipelines.systems.reproducible import reproducible
 from pipelines.systems.semi.params import Params
 from pipelines.systems.semi.parts import smallest_parts, without_small_parts
@@ -64,6 +65,7 @@ class System:
         probabilities = self._of_all(task, case)
         if self.params.mirrored:
             probabilities = (probabilities + self._of_all(task, mirrored(case, task))[:, :, ::-1]) / 2
+        probabilities = refined(probabilities, case, self.params.refinement)
         if self.params.smallest_part:
             probabilities = without_small_parts(probabilities, [self.params.smallest_part * size for size in self.smallest])
         return probabilities

@@ -18,6 +18,7 @@ class Params(Section):
     judged_voxels: int = Field(8000, ge=1, description="of a case left out, on which the choices are judged")
     iterations: int = Field(300, ge=1, description="at most, of the solver")
     sigmas: tuple[float, ...] = Field((0.7, 1.6, 3.5, 6.0, 10.0), min_length=1, description="scales of the filters, pixels")
+    refinement: int = Field(0, ge=0, description="rounds of SEMI's correction by a case's own intensities: a control, what it does for a baseline")
     cache_mb: int = Field(1500, ge=0, description="memory for the filters of cases seen before, per process")
 
     @property

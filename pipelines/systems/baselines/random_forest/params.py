@@ -17,6 +17,7 @@ class Params(Section):
     max_depth: int = Field(14, ge=1)
     min_samples_leaf: int = Field(4, ge=1)
     voxels_per_class: int = Field(3000, ge=1, description="sampled over all support cases together, and as many over the source cases")
+    refinement: int = Field(0, ge=0, description="rounds of SEMI's correction by a case's own intensities: a control, what it does for a baseline")
     cache_mb: int = Field(1500, ge=0, description="memory for the filters of cases seen before, per process")
 
     @property
