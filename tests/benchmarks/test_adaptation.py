@@ -29,5 +29,5 @@ def test_seconds_and_memory_are_those_of_the_stages_process():
 
 
 def test_a_stage_that_fails_says_why(tmp_path):
-    with pytest.raises(DataError, match="the stage prompts failed: error: .*does not exist"):
+    with pytest.raises(DataError, match=r"the stage prompts failed: error: .*does not exist"):
         measured("prompts", ["--source", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
