@@ -102,16 +102,27 @@ def ece_ratio(metrics: Mapping, label: str, *, shots: int = 4) -> Row:
 
 
 def conformal(metrics: Mapping, label: str) -> Row:
-    """The false-negative rate within each level asked for. Control: outlining everything would also miss nothing, so the volume is given."""
+    """The false-negative rate within each level asked for, at one site and, where there are more labelled cases, pooled over sites.
+
+    Control: outlining everything would also miss nothing, so the volume is given.
+    """
     claim = "Conformal false-negative rate within its level on cases not used to set it"
-    focus = metrics["focus"]["experiment"]
-    rows = [row for row in metrics.get("conformal", ()) if (row["experiment"], row["label"]) == (focus, label)]
+    pooled = [name for name, entry in metrics["experiments"].items() if (entry["arm"], entry["protocol"]) == (metrics["headline"], "pooled")]
+    rows = [row for row in metrics.get("conformal", ()) if row["experiment"] in (metrics["focus"]["experiment"], *pooled) and row["label"] == label]
+    if not rows:
+        return Row(claim)
     tested = [row for row in rows if row["fnr"]["mean"] is not None]
+    refused = f"refused {sum(row['refused'] for row in rows)} times for want of labelled cases"
     if not tested:
-        return Row(claim, f"refused at every level ({sum(row['refused'] for row in rows)} times)" if rows else NONE)
+        return Row(claim, f"{refused}, at every level")
     kept = all(row["fnr"]["mean"] <= row["alpha"] for row in tested)
-    return Row(claim, "; ".join(f"{percent(row['fnr']['mean'], 1)} at level {percent(row['alpha'])}" for row in tested), NONE, YES if kept else NO,
-               "; ".join(f"outline {number(row['size_ratio'], 1)} times the true volume, {row['refused']} refused" for row in tested))
+    said = [(f"{_place(metrics['experiments'][row['experiment']])} at level {percent(row['alpha'])}", row) for row in tested]
+    return Row(claim, "; ".join(f"{percent(row['fnr']['mean'], 1)} ({place})" for place, row in said), NONE, YES if kept else NO,
+               "; ".join(f"outline {number(row['size_ratio'], 1)} times the true volume ({place})" for place, row in said) + f"; {refused}")
+
+
+def _place(entry: Mapping) -> str:
+    return condition(entry["protocol"], entry["shots"])
 
 
 def text_matters(metrics: Mapping, label: str) -> Row:

@@ -29,7 +29,8 @@ LIBRARIES = ("monai", "numpy", "scikit-learn", "scipy", "torch")
 #: What every fit runs, whatever the system.
 COMMON = ("pipelines.sweep.work",)
 #: Followed by value instead: the params and draws themselves are in the key, and so is the system's package.
-BY_VALUE = {"pipelines.params", "pipelines.experiments", "pipelines.section", "pipelines.systems", "pipelines.sweep.matrix", "pipelines.train.split"}
+BY_VALUE = {"pipelines.params", "pipelines.experiments", "pipelines.section", "pipelines.sites.params", "pipelines.systems", "pipelines.sweep.matrix",
+            "pipelines.train.split"}
 #: Columns of the manifest that decide what a case's arrays are.
 IMAGE_FACTS = ["site", "kind", "modality", "sha256", "spacing_mm", "slice_axis"]
 
