@@ -38,7 +38,8 @@ class Order:
 
 def run_orders(orders: Sequence[Order], task: Task, settings: Evaluate, cohort: str) -> list[Mapping[str, object]]:
     """Make fits one after another, in a process where what a system learnt of the source sites for one may serve the next. Returns their records."""
-    return [run_order(order, task, settings, cohort) for order in orders]
+    with one_thread():  # all of it: a forked process that asks torch for the threads of its parent waits for them for ever
+        return [run_order(order, task, settings, cohort) for order in orders]
 
 
 def run_order(order: Order, task: Task, settings: Evaluate, cohort: str) -> Mapping[str, object]:
@@ -51,13 +52,12 @@ def run_order(order: Order, task: Task, settings: Evaluate, cohort: str) -> Mapp
     (partial / MEASURED).mkdir(parents=True)
     meter = Meter()
     fitted = train_one(fit.job, task)
-    with one_thread():
-        measuring = Measuring(partial, facts_of(fit, cohort), fit.job.split.query, overlays=fit.overlays)
-        if not fit.job.split.calibration:  # else it has predicted already: what a library loads at its first use is no case's cost
-            fitted.raw(fit.job.split.query[0])
-        measure_fit(fitted, measuring, task.labels, settings, partial / MEASURED)
-        if fit.subsets:
-            _subset_rows(fit, fitted, task, settings).to_csv(partial / SUBSETS, index=False)
+    measuring = Measuring(partial, facts_of(fit, cohort), fit.job.split.query, overlays=fit.overlays)
+    if not fit.job.split.calibration:  # else it has predicted already: what a library loads at its first use is no case's cost
+        fitted.raw(fit.job.split.query[0])
+    measure_fit(fitted, measuring, task.labels, settings, partial / MEASURED)
+    if fit.subsets:
+        _subset_rows(fit, fitted, task, settings).to_csv(partial / SUBSETS, index=False)
     record = {**fitted.record, **meter.read(), "arm": fit.cell.arm, **_sizes(fitted, partial / MODEL if fit.keep else None)}
     write_json(partial / RECORD, record)
     partial.rename(final)

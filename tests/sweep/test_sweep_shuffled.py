@@ -37,3 +37,19 @@ def test_a_case_is_not_its_own_donor_nor_is_another_session_of_its_subject():
 def test_one_subject_has_nobody_to_swap_with():
     with pytest.raises(DataError, match="FLAIR cannot be shuffled"):
         shuffled(Split((tiny_case(0),), (), (tiny_case(1, modalities=("T1w",)),), "none"), "FLAIR")
+
+
+def test_a_worker_asks_torch_for_one_thread_in_all_it_does(monkeypatch):
+    """A forked process cannot use the threads that its parent's torch has started: the first larger operation would wait for ever."""
+    import torch
+
+    from pipelines.sweep import work
+
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr(work, "run_order", lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        work.run_orders([None], None, None, "tiny")
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
