@@ -15,8 +15,9 @@ FOLLOWED_BY_KEY = ("pipelines.params", "pipelines.experiments", "pipelines.secti
 
 
 def stages() -> dict[str, dict]:
-    declared = [yaml.safe_load((ROOT / file).read_text())["stages"] for file in ("dvc.yaml", "conf/sweep.yaml")]
-    return {name: stage.get("do", stage) for part in declared for name, stage in part.items()}
+    declared = {file: yaml.safe_load((ROOT / file).read_text())["stages"] for file in ("dvc.yaml", "conf/sweep.yaml", "conf/site.yaml")}
+    prefix = {"conf/site.yaml": "site "}  # a workspace has stages of the same names
+    return {prefix.get(file, "") + name: stage.get("do", stage) for file, part in declared.items() for name, stage in part.items()}
 
 
 @pytest.fixture(scope="module")

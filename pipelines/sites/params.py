@@ -77,6 +77,8 @@ class Site(Section):
 
     folder: Path | None = Field(None, description="a watched folder of DICOM studies; default: <root>/<site>/inbox")
     pacs: Path | None = Field(None, description="a file like conf/pacs/example.yaml: studies are fetched from there into the inbox")
+    settle_s: float = Field(30.0, ge=0, description="a watched folder is read when no file in it is younger: copying takes its time")
+    checked: list[str] = Field(default_factory=list, description="patients (pseudonyms) whose labels a person has confirmed after the gate asked to")
     adapt: Schedule | None = None
     drift: Schedule | None = None
 
