@@ -13,7 +13,7 @@ from pipelines.cli import run
 from tasks.pacs.retrieve import Change, Watcher
 
 app = cyclopts.App(name="python -m tasks.pacs", help_format="markdown", help="""
-Fetch studies from a PACS, by DICOMweb or DIMSE, into a private inbox for the ingest stage.
+Fetch studies from a PACS, by DICOMweb or DIMSE, into a private inbox for the ingest stage, and send results back.
 
 A PACS is described by a file like conf/pacs/example.yaml; passwords stay in environment variables or files of their own, which it names.
 
@@ -104,6 +104,26 @@ def retrieve(*, pacs: Path, out: Path, identified: bool = False, key: Path | Non
         summary = retrieval.retrieve(config, out, pseudonyms, change, content=content, watcher=watcher, thorough=thorough,
                                      retry_refused=retry_refused)
     print(summary)
+
+
+@app.command(name="store")
+def store_back(*results: Path, pacs: Path) -> None:
+    """Send DICOM files to the PACS that their study came from, and see that it has them. What it has already is not sent again.
+
+    For example: `python -m flows.predict study.zip --site site-b --out result`, then
+    `python -m tasks.pacs store result --pacs conf/pacs/mine.yaml`
+
+    Parameters
+    ----------
+    results
+        Files, or folders with *.dcm: what flows.predict wrote.
+    pacs
+        The PACS: a file like conf/pacs/example.yaml.
+    """
+    from tasks.pacs.config import load_pacs
+    from tasks.pacs.store import files_of, store
+
+    print(store(load_pacs(pacs), files_of(results)))
 
 
 def _as_sent() -> tuple[Change, str]:
