@@ -17,6 +17,7 @@ from pipelines.params import load_params
 from tasks.dvc_stage import run_stage, stages
 from tasks.environment import PROJECT
 from tasks.lay_out import SHARED_STAGES, lay_out
+from tasks.runs import WATCHED
 
 app = cyclopts.App(name="python -m flows.reproduce", help_format="plaintext")
 
@@ -25,7 +26,7 @@ def _run_name() -> str:
     return f"reproduce-{flow_run.parameters.get('cohort') or 'own-cohort'}"
 
 
-@flow(name="reproduce", flow_run_name=_run_name, validate_parameters=False)
+@flow(name="reproduce", flow_run_name=_run_name, validate_parameters=False, **WATCHED)
 def reproduce(cohort: str | None = None, project: Path = PROJECT) -> dict[str, str]:
     """Bring every stage of a cohort up to date, then the report and the record over all cohorts. Returns what each stage did."""
     target = lay_out(cohort or load_params(project / "params.yaml").cohort.name, project)

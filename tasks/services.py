@@ -24,10 +24,12 @@ import psutil
 from pipelines import cli
 from pipelines.errors import DataError, UsageError
 from pipelines.outputs import write_json
-from tasks.environment import HOST, PROJECT, RUN_FOLDER, listens, tool_path, tracking_uri
+from tasks.environment import HOST, PROJECT, RUN_FOLDER, host, listens, port, sqlite_store, tool_path, tracking_uri
 
 START_S = 120.0  # importing and migrating a fresh database on a busy machine
 STOP_S = 15.0  # for an orderly end; then the group is killed
+ARTIFACTS = "mlruns/artifacts"
+SERVED = "The flows are being served"  # what flows.serve says once all is registered
 SAME_START_S = 1.0  # tolerance when a process's start time is compared
 
 app = cyclopts.App(name="python -m tasks.services", help_format="plaintext")
@@ -45,39 +47,75 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def services(project: Path = PROJECT) -> list[Service]:
-    """What `up` starts, in this order. Ports: $PREFECT_PORT (4200), $MLFLOW_PORT (5000)."""
-    prefect, mlflow = _port("PREFECT_PORT", 4200), _port("MLFLOW_PORT", 5000)
+def services(project: Path = PROJECT, *, flows: bool = True) -> list[Service]:
+    """What `up` starts, in this order. Ports: $PREFECT_PORT (4200), $MLFLOW_PORT (5000); address: $SEMIFLOW_HOST (this machine alone).
+
+    A Prefect server or an MLflow server that runs elsewhere ($PREFECT_API_URL, $MLFLOW_TRACKING_URI with http) is used, not started. Their databases
+    are $PREFECT_API_DATABASE_CONNECTION_URL and $MLFLOW_BACKEND_STORE_URI, by default files in the project.
+    """
+    address, prefect, mlflow = host(), port("PREFECT_PORT"), port("MLFLOW_PORT")
     if prefect == mlflow:
         raise UsageError(f"PREFECT_PORT and MLFLOW_PORT are both {prefect}; give each its own")
-    api = {"PREFECT_API_URL": f"http://{HOST}:{prefect}/api"}
-    store = tracking_uri(project)
-    return [
-        Service("prefect", [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
-                f"{api['PREFECT_API_URL']}/health", f"http://{HOST}:{prefect}", prefect, {**api, "PREFECT_UI_API_URL": api["PREFECT_API_URL"]}),
-        Service("mlflow", [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1",
-                           "--backend-store-uri", store, "--default-artifact-root", (project / "mlruns" / "artifacts").as_uri()],
-                f"http://{HOST}:{mlflow}/health", f"http://{HOST}:{mlflow}", mlflow,
-                {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}),  # its job queue is for language models; without it, it stops at once
-        Service("flows", [sys.executable, "-m", "flows.serve"],
-                "is being served", f"http://{HOST}:{prefect}/deployments", None, api),
-    ]
+    page, recorded = f"http://{address}:{prefect}", f"http://{address}:{mlflow}"
+    api = {"PREFECT_API_URL": _elsewhere("PREFECT_API_URL", f"{page}/api") or f"{page}/api"}
+    found = []
+    if api["PREFECT_API_URL"] == f"{page}/api":
+        found.append(Service("prefect", [sys.executable, "-m", "prefect", "server", "start", "--host", address, "--port", str(prefect)],
+                             f"{page}/api/health", page, prefect, {**api, "PREFECT_UI_API_URL": api["PREFECT_API_URL"]}))
+    if not _elsewhere("MLFLOW_TRACKING_URI", recorded):
+        through = not flows or tracking_uri(project).startswith("http")  # clients hand files to the server; else they write them themselves
+        found.append(Service("mlflow", [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(mlflow), "--workers", "1",
+                                        "--artifacts-destination" if through else "--default-artifact-root", (project / ARTIFACTS).as_uri(),
+                                        *_admitted(address, mlflow)],
+                             f"{recorded}/health", recorded, mlflow,
+                             {"MLFLOW_BACKEND_STORE_URI": _store(project),  # not an argument: it may hold a password, and arguments are public
+                              "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}))  # its job queue is for language models; without it, it stops at once
+    if flows:
+        pages = api["PREFECT_API_URL"].removesuffix("/api")
+        found.append(Service("flows", [sys.executable, "-m", "flows.serve"], SERVED, f"{pages}/deployments", None, api))
+    return found
 
 
-def _port(variable: str, default: int) -> int:
-    text = os.environ.get(variable) or str(default)
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise UsageError(f"{variable} is {text!r}; give a port number between 1 and 65535")
-    return int(text)
+def _admitted(address: str, number: int) -> list[str]:
+    """What MLflow has to be told to answer on another address than this machine's own: by default it takes other names for an attack."""
+    if address == HOST:
+        return []
+    return ["--allowed-hosts", f"{address},{address}:{number},localhost:*,{HOST}:*", "--cors-allowed-origins", f"http://{address}:{number}"]
+
+
+def mlflow_page() -> str:
+    """The address of the MLflow UI: $MLFLOW_TRACKING_URI where that is a server, else the one that `up` starts."""
+    return _elsewhere("MLFLOW_TRACKING_URI", "") or f"http://{host()}:{port('MLFLOW_PORT')}"
+
+
+def _elsewhere(variable: str, own: str) -> str | None:
+    """The address of a server in `variable`, where it is another than our `own`."""
+    given = (os.environ.get(variable) or "").rstrip("/")
+    return given if given.startswith("http") and given != own else None
+
+
+def _store(project: Path) -> str:
+    """The database of the MLflow server."""
+    given = os.environ.get("MLFLOW_BACKEND_STORE_URI") or tracking_uri(project)
+    return given if not given.startswith("http") else sqlite_store(project)
 
 
 @app.command
-def up() -> None:
+def up(*, flows: bool = True) -> None:
     """Start what is not running, wait until it answers, print the addresses.
 
     Example: PREFECT_PORT=4300 MLFLOW_PORT=5050 python -m tasks.services up
+
+    Parameters
+    ----------
+    flows
+        Serve the flows here. Without, this machine has the two servers, and models are handed to MLflow over the network; the flows run on another,
+        with PREFECT_API_URL and MLFLOW_TRACKING_URI pointing here.
     """
-    start_all(services(), PROJECT)
+    if host() != HOST:
+        print(f"warning: whoever reaches {host()} can read and change everything here, because neither server asks who it is; leave SEMIFLOW_HOST "
+              "unset, or let a proxy with a login stand before both ports (docs/operations.md)", flush=True)
+    start_all(services(flows=flows), PROJECT)
 
 
 @app.command
@@ -98,7 +136,7 @@ def start_all(wanted: list[Service], project: Path) -> None:
     """Start each service and wait for it. If one fails, those started by this call are stopped again."""
     running = {state["name"]: state for state in _states(project) if _running(state)}
     for service in wanted:
-        if service.name not in running and service.port and listens(service.port):
+        if service.name not in running and service.port and listens(service.port, host().strip('[]')):
             raise UsageError(f"port {service.port} is taken, so {service.name} cannot start there; "
                              f"free it or set {service.name.upper()}_PORT to another")
     new = [service for service in wanted if service.name not in running]
