@@ -6,7 +6,6 @@ The frozen backbone is not stored: the model knows its fingerprint, finds its fo
 
 from __future__ import annotations
 
-import os
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel
 
-from pipelines.errors import DataError, UsageError
+from pipelines.backbones import find_backbone
+from pipelines.errors import DataError
 
-BACKBONE_VARIABLE = "SEMIFLOW_BACKBONE"
 # `predict` has no type hints on purpose: MLflow would take them for the schema of a list of rows. The signature says what goes in.
 warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
@@ -80,28 +79,6 @@ class SemiflowModel(PythonModel):
         # a name of its own: systems may keep what they computed of a case by its name
         return Case(subject=uuid.uuid4().hex, session="", site=self.site, spacing_mm=spacing, slice_axis=int(tensors[SLICE_AXIS][0]),
                     images=images, brain=brain, tokens=tokens)
-
-
-def find_backbone(name: str, fingerprint: str):
-    """The frozen backbone that params called `name`: in $SEMIFLOW_BACKBONE, here, or beside the installed code. Checked by fingerprint.
-
-    Each may be a folder or, where the adapter knows them, a hub id that lies in the local Hugging Face cache.
-    """
-    import pipelines
-    from pipelines.backbones import find_folder, load_backbone
-
-    adapter, _, where = name.partition(":")
-    own = os.environ.get(BACKBONE_VARIABLE)
-    places = [own] if own else [where, str(Path(pipelines.__file__).parents[1] / where)]
-    folder = next((found for place in places if (found := find_folder(f"{adapter}:{place}"))), None)
-    if folder is None:
-        raise UsageError(f"the frozen backbone {name} (fingerprint {fingerprint[:12]}) is not at {places[0]}; "
-                         f"set {BACKBONE_VARIABLE} to the folder with its weights")
-    backbone = load_backbone(f"{adapter}:{folder}", fingerprint)
-    if backbone.fingerprint != fingerprint:
-        raise UsageError(f"the backbone at {folder} has fingerprint {backbone.fingerprint[:12]}, this model was trained on {fingerprint[:12]}; "
-                         f"set {BACKBONE_VARIABLE} to the folder with that one")
-    return backbone
 
 
 mlflow.models.set_model(SemiflowModel())

@@ -42,7 +42,7 @@ def model_in(folder: Path, params: Params) -> Model:
 
 @lru_cache(maxsize=2)
 def _model_in(folder: Path, backbone: str) -> Model:
-    from tasks.model import find_backbone
+    from pipelines.backbones import find_backbone
 
     return load_model(folder, find_backbone(*backbone_of(folder, backbone)))
 

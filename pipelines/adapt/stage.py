@@ -18,6 +18,7 @@ from pipelines.prompts.vectors import read_vectors, write_vectors
 from pipelines.sites.cases import load_cases
 from pipelines.sites.folders import Folders
 from pipelines.sites.lesson import CARD, lacking, named, read_lesson
+from pipelines.sites.typical import reference_of
 from pipelines.systems import params_model
 from pipelines.systems.protocol import Task
 from pipelines.train.one import Job, save_fit, train_one
@@ -44,6 +45,7 @@ def adapt(folders: Folders, params: Params) -> dict:
     with staged_folder(folders.challenger) as out:
         fitted = train_one(job, task)  # here is where the champion goes in, as the start of a system that can go on from it
         record = save_fit(fitted, out / "fit")
+        reference_of([*split.support, *split.calibration, *split.query], task, lesson["site"]).save(out / "fit")  # what studies here look like
         write_json(out / "fit" / CARD, card(lesson, params))
         write_bank(out / "text", task.prompts, backbone)
     return record

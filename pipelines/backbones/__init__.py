@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipelines.backbones.protocol import Backbone
 from pipelines.errors import UsageError
 
-__all__ = ["Backbone", "find_folder", "load_backbone"]
+__all__ = ["Backbone", "find_backbone", "find_folder", "load_backbone"]
+
+#: Where this machine keeps the backbone, if not where params said.
+BACKBONE_VARIABLE = "SEMIFLOW_BACKBONE"
 
 
 def load_backbone(name: str, fingerprint: str | None = None) -> Backbone:
@@ -18,6 +22,25 @@ def load_backbone(name: str, fingerprint: str | None = None) -> Backbone:
     backbone = _load(name)
     if fingerprint and backbone.fingerprint != fingerprint and hasattr(backbone, "computing_as"):
         return backbone.computing_as(fingerprint)
+    return backbone
+
+
+def find_backbone(name: str, fingerprint: str) -> Backbone:
+    """The frozen backbone that params called `name`: in $SEMIFLOW_BACKBONE, here, or beside the installed code. Checked by fingerprint.
+
+    Each may be a folder or, where the adapter knows them, a hub id that lies in the local Hugging Face cache.
+    """
+    adapter, _, where = name.partition(":")
+    own = os.environ.get(BACKBONE_VARIABLE)
+    places = [own] if own else [where, str(Path(__file__).parents[2] / where)]
+    folder = next((found for place in places if (found := find_folder(f"{adapter}:{place}"))), None)
+    if folder is None:
+        raise UsageError(f"the frozen backbone {name} (fingerprint {fingerprint[:12]}) is not at {places[0]}; "
+                         f"set {BACKBONE_VARIABLE} to the folder with its weights")
+    backbone = load_backbone(f"{adapter}:{folder}", fingerprint)
+    if backbone.fingerprint != fingerprint:
+        raise UsageError(f"the backbone at {folder} has fingerprint {backbone.fingerprint[:12]}, this model was trained on {fingerprint[:12]}; "
+                         f"set {BACKBONE_VARIABLE} to the folder with that one")
     return backbone
 
 

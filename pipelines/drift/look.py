@@ -15,7 +15,6 @@ import numpy as np
 
 from pipelines.cohort import MANIFEST, Case, cases_of, read_manifest
 from pipelines.drift.calibrated import compare, load_champion
-from pipelines.drift.describe import by_patient, histogram, pooled_tokens
 from pipelines.drift.distance import Test, pairwise, permutation_test
 from pipelines.drift.headers import new_facts
 from pipelines.embed.folder import INDEX
@@ -24,6 +23,7 @@ from pipelines.outputs import sha256, write_json
 from pipelines.params import Params
 from pipelines.predict.bundle import IDENTITY
 from pipelines.report.resampling import holm
+from pipelines.sites.describe import by_patient, histogram, pooled_tokens
 from pipelines.sites.folders import Folders
 
 REPORT = "drift.json"

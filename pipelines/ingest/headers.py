@@ -91,16 +91,18 @@ def quiet() -> Iterator[None]:
     """pydicom warns with the offending value in the text, which may be a name; what matters is checked here instead."""
     import pydicom.config
 
-    logger, mode = logging.getLogger("pydicom"), pydicom.config.settings.reading_validation_mode
-    highdicom_logger, disabled = logging.getLogger("highdicom"), logger.disabled
-    logger.disabled = highdicom_logger.disabled = True
+    mode, loggers = pydicom.config.settings.reading_validation_mode, [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:  # by level, which the loggers of their modules inherit
+        logger.setLevel(logging.CRITICAL + 1)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = highdicom_logger.disabled = disabled
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         pydicom.config.settings.reading_validation_mode = mode
 
 

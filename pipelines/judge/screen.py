@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from pipelines.cohort import Case
-from pipelines.drift.describe import pooled_tokens
 from pipelines.drift.distance import pairwise
+from pipelines.sites.describe import pooled_tokens
 from pipelines.sites.gate import AT_HOME, Screened
 
 #: Images are unusual when the nearest known case is so many times farther than known cases have their nearest.

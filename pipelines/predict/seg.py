@@ -12,10 +12,8 @@ the same prediction is the same object however often it is made.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -92,7 +90,7 @@ def objects(study: Study, answer: Answer, model: Model, names: Names) -> dict[st
     labels = model.fitted.task.labels
     masks = answer.segmented[..., None] == np.arange(1, len(labels) + 1)
     try:
-        with quiet(), _silent():
+        with quiet():  # highdicom also tells its loggers names and UIDs of what it copies
             sources = [_complete(dataset) for dataset in study.datasets]
             made = {"seg": _segmentation(sources, masks.astype(np.uint8), "BINARY", study=study, model=model, names=names, kind="seg"),
                     "probability": _segmentation(sources, answer.probabilities.astype(np.float32), "FRACTIONAL", study=study, model=model,
@@ -104,18 +102,6 @@ def objects(study: Study, answer: Answer, model: Model, names: Names) -> dict[st
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # their texts quote headers
         raise DataError(f"the headers of the reference series ({study.modality}) do not allow a segmentation object ({type(error).__name__} while "
                         "writing it); check the series with dciodvfy, or have it exported again") from None
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """highdicom's modules tell their loggers names and UIDs of what they copy; nobody is to hear that, whatever level a caller has set."""
-    logger = logging.getLogger("highdicom")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _segmentation(sources: Sequence[Dataset], pixels: np.ndarray, kind_of_values: str, *, study: Study, model: Model, names: Names,

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.cohort import Case
-from pipelines.drift.describe import by_patient, pooled_tokens
 from pipelines.errors import DataError
 from pipelines.outputs import staged_file, write_json
+from pipelines.sites.describe import by_patient, pooled_tokens
 from pipelines.systems.protocol import Task
 
 FACTS, VECTORS = "quality.json", "quality.safetensors"

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny_cohort import tiny_case, tiny_task
 from torch.nn import functional
 
-from pipelines.backbones import find_folder, load_backbone
+from pipelines.backbones import find_backbone, find_folder, load_backbone
 from pipelines.backbones.hub import checkpoint, huggingface
 from pipelines.backbones.hub.dense import BUDGET, STRIDE, TEXT, affordable, projection
 from pipelines.backbones.hub.pixels import WINDOW, Preprocessing, brightness, pixels
@@ -35,7 +35,6 @@ from pipelines.errors import DataError, UsageError
 from pipelines.outputs import sha256
 from pipelines.prompts.bank import PromptBank
 from pipelines.systems import create, params_model
-from tasks.model import find_backbone
 
 ROOT = Path(__file__).parents[2]
 HAS_GPU = torch.cuda.is_available()

@@ -67,7 +67,7 @@ def test_nothing_but_nan_is_refused(loaded, tiny_task, case_of):
 
 
 def test_absent_backbone_is_a_clear_error(monkeypatch, tmp_path):
-    from tasks.model import find_backbone
+    from pipelines.backbones import find_backbone
 
     monkeypatch.setenv("SEMIFLOW_BACKBONE", str(tmp_path / "gone"))
     with pytest.raises(UsageError, match="set SEMIFLOW_BACKBONE to the folder with its weights"):
@@ -85,7 +85,7 @@ def atlas():
 
 
 def test_another_backbone_is_refused(monkeypatch, atlas):
-    from tasks.model import find_backbone
+    from pipelines.backbones import find_backbone
 
     monkeypatch.setenv("SEMIFLOW_BACKBONE", str(ATLAS))
     with pytest.raises(UsageError, match="this model was trained on ffffffffffff"):
