@@ -46,7 +46,7 @@ sweep: $(READY)  ## every system, protocol and number of shots of the cohort's s
 	dvc repro --single-item report
 
 test: $(READY) lint  ## everything CI runs
-	python -m pytest --numprocesses 2 --dist loadfile
+	python -m pytest --numprocesses 2 --dist loadfile --durations 20 --durations-min 10
 
 lint: $(READY)  ## ruff and the import contracts
 	ruff check .
