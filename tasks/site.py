@@ -113,8 +113,7 @@ def lay_out_site(site: str, project: Path = PROJECT) -> Workspace:
     """Make the workspace, or bring its params, graph and digests of code up to date. What has not changed is not written."""
     workspace = Workspace(site, project)
     workspace.inbox.mkdir(parents=True, exist_ok=True)
-    if not (workspace.folder / ".dvc").is_dir():
-        _dvc_init(workspace.folder)
+    _dvc_project(workspace.folder)
     note = f"# Laid out from params.yaml and {TEMPLATE} by tasks/site.py. Edit those; this file is overwritten.\n"
     graph, code = site_graph(workspace)
     for path, content in ((workspace.params, guarded(workspace.params_content)), (workspace.folder / "dvc.yaml", graph)):
@@ -123,6 +122,31 @@ def lay_out_site(site: str, project: Path = PROJECT) -> Workspace:
         write_if_changed(workspace.folder / "code" / f"{stage}.tsv", "".join(f"{digest}\t{path}\n" for path, digest in digests.items()))
     write_if_changed(workspace.folder / "inbox.json", json.dumps(arrivals(workspace), indent=2) + "\n")
     return workspace
+
+
+def _dvc_project(folder: Path) -> None:
+    """Make a folder a DVC project, and take away what a kill or a full disk has left of DVC's own notes.
+
+    DVC writes them in place and will not work beside half of one. Without them it finds out again: at worst, stages run again.
+    """
+    config, lock = folder / ".dvc" / "config", folder / "dvc.lock"
+    if not config.is_file() or "no_scm" not in config.read_text():
+        _dvc_init(folder)
+    (folder / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)  # of processes that are gone: one run works here at a time
+    if lock.is_file() and not _valid(lock):
+        lock.unlink()
+
+
+def _valid(lock: Path) -> bool:
+    """Whether DVC can read a dvc.lock."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(yaml.load(lock.read_text(), yaml.CSafeLoader))
+    except (Invalid, yaml.YAMLError, ValueError):
+        return False
+    return True
 
 
 def _dvc_init(folder: Path) -> None:
