@@ -94,14 +94,16 @@ def serving(site: str, project: Path = PROJECT) -> Champion | None:
 
 
 def earlier_sites(site: str, project: Path = PROJECT) -> list[str]:
-    """Sites that had a champion before this one had its first, oldest first. All that have one, where this site has none."""
+    """Sites that had a champion before this one had its first, oldest first. All that have one, where this site never had any."""
     with registry(project) as client:
         return _earlier(client, site)
 
 
 def _earlier(client, site: str) -> list[str]:
-    since = {model.name.removeprefix(MODEL): model.tags.get(SINCE_TAG, "") for model in client.search_registered_models(f"name LIKE '{MODEL}%'")
-             if CHAMPION in model.aliases}
+    """Oldest first. A site whose first champion was rolled back keeps its place: it is served as it was before."""
+    models = {model.name.removeprefix(MODEL): model for model in client.search_registered_models(f"name LIKE '{MODEL}%'")}
+    since = {name: model.tags.get(SINCE_TAG, "") for name, model in models.items()
+             if CHAMPION in model.aliases or (name == site and SINCE_TAG in model.tags)}
     order = sorted(since, key=lambda name: (since[name], name))
     return order[:order.index(site)] if site in order else order
 
@@ -185,13 +187,15 @@ def promote(site: str, challenger: Path, verdict: Mapping, project: Path = PROJE
         now, rival = at_alias(client, site, CHAMPION), verdict["champion"]
         if verdict["decision"] != "promote" or (now and now.version == version.version):
             return version
-        if now and now.as_json() != {"model": rival["model"], "version": rival["version"]}:
-            raise DataError(f"the champion of site {site!r} is now version {now.version}, and the challenger was judged against "
-                            f"{rival['model'] or 'none'} {rival['version'] or ''}; the next run judges it again")
+        if (now and now.as_json() != {"model": rival["model"], "version": rival["version"]}) or (not now and rival["model"] == version.name):
+            raise DataError(f"the champion of site {site!r} is now {f'version {now.version}' if now else 'none of its own'}, and the challenger was "
+                            f"judged against {rival['model'] or 'none'} {rival['version'] or ''}; the next run judges it again")
         if now:
             client.set_registered_model_alias(version.name, PREVIOUS, str(now.version))
         elif SINCE_TAG not in client.get_registered_model(version.name).tags:
             client.set_registered_model_tag(version.name, SINCE_TAG, datetime.now(UTC).isoformat())
+        elif at_alias(client, site, PREVIOUS):  # a first champion that was rolled back: what served before this one is another site's
+            client.delete_registered_model_alias(version.name, PREVIOUS)
         client.set_registered_model_alias(version.name, CHAMPION, str(version.version))
     return version
 
@@ -288,18 +292,36 @@ def _describe(challenger: Path, verdict: Mapping, tables: Mapping[str, str]) -> 
 
 
 def rollback(site: str, project: Path = PROJECT, *, reason: str) -> Champion:
-    """Let the previous champion of a site serve again, and the present one become `previous`. Raises `DataError` where there is none."""
+    """Let what served a site before serve again, and the present champion become `previous`: its own previous model, or, where the champion is the
+    first that the site has of its own, the champion of the site adapted before it. Again goes forward again. Raises `DataError` where there is no
+    other to go to.
+    """
     with registry(project, write=True) as client:
         now, before = at_alias(client, site, CHAMPION), at_alias(client, site, PREVIOUS)
-        if now is None:
+        if now is None and before is None:
             raise DataError(f"site {site!r} has no champion of its own, so there is nothing to roll back; see flows.adapt_site")
-        if before is None or before.version == now.version:
+        if before is None:
+            before = next((found for other in reversed(_earlier(client, site)) if (found := at_alias(client, other, CHAMPION))), None)
+        if before is None or (now and before.uri == now.uri):
             raise DataError(f"site {site!r} has no other champion to go back to than version {now.version}; the first one cannot be rolled back")
-        client.set_model_version_tag(now.name, str(now.version), ROLLED_BACK_TAG, reason)
-        client.set_registered_model_alias(now.name, CHAMPION, str(before.version))  # first: from here on it serves, whatever happens
-        client.set_registered_model_alias(now.name, PREVIOUS, str(now.version))
+        _swap(client, site, now, before, reason)
     fetch(site, project=project)
     return before
+
+
+def _swap(client, site: str, now: Champion | None, before: Champion, reason: str) -> None:
+    """Let `before` serve instead of `now`, which is None where another site's champion serves. First of all aliases comes the one that serves."""
+    name = model_name(site)
+    if now is not None:
+        client.set_model_version_tag(name, str(now.version), ROLLED_BACK_TAG, reason)
+    if before.site == site:
+        client.set_registered_model_alias(name, CHAMPION, str(before.version))
+    else:
+        client.delete_registered_model_alias(name, CHAMPION)
+    if now is not None:
+        client.set_registered_model_alias(name, PREVIOUS, str(now.version))
+    else:
+        client.delete_registered_model_alias(name, PREVIOUS)
 
 
 def rolled_back(site: str, content: str, project: Path = PROJECT) -> str | None:

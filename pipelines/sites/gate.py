@@ -6,7 +6,8 @@ What it asks, each with its numbers among the reasons:
 2. *labels that can be believed*. The labels that a new model learns from and is judged on arrive together, so a mislabelled batch would vote for the
    model that it spoiled. Three things do not depend on the new labels' word. A label that fills most of the head, or lies outside of it, is none.
    Where the champion is at home (cases that an accepted model was made with or judged on) and does well, and on a new case, whose images look like
-   those it knows, has next to no overlap, the label is the likelier culprit than the model: a person is asked to look. And (3).
+   those it knows, has next to no overlap, the label is the likelier culprit than the model: a person is asked to look. At a site that is new to
+   the champion only if the challenger cannot find these labels in other patients either. And (3).
 3. *what was judged before still holds*: on the query cases of earlier, accepted batches, and at every earlier site, the mean Dice may not fall by
    more than a margin. These labels have nothing to do with the new ones.
 4. *better on the site*: the lower end of the interval of the paired Dice difference (patients are the unit) lies above the margin.
@@ -105,9 +106,16 @@ def decide(site: str, rows: Sequence[Row], screened: Sequence[Screened], gate: G
 
 
 def suspects(site: str, rows: Sequence[Row], screened: Sequence[Screened]) -> dict[str, str]:
-    """Case -> why its label cannot be believed. The champion is at home at this site, or, before it has been adapted to it, at earlier ones."""
+    """Case -> why its label cannot be believed. The champion is at home at this site, or, before it has been adapted to it, at earlier ones.
+
+    At a site that it does not know, a good champion may well find nothing, which is why one adapts. There, labels acquit themselves: if what was
+    learned of some patients' finds those of others, they are of these images.
+    """
     known = [row for row in rows if row.known and row.champion_dice is not None]
-    lowest = min([row.champion_dice for row in known if row.site == site] or [row.champion_dice for row in known], default=0.0)
+    at_home = [row.champion_dice for row in known if row.site == site]
+    lowest = min(at_home or [row.champion_dice for row in known], default=0.0)
+    own = [row.dice for row in rows if row.site == site]
+    learnable = not at_home and bool(own) and _mean(own) >= AT_HOME
     found = {}
     for case in screened:
         if case.checked:
@@ -116,7 +124,9 @@ def suspects(site: str, rows: Sequence[Row], screened: Sequence[Screened]) -> di
             found[case.case] = f"fills {case.share_of_head:.0%} of the head"
         elif case.share_outside > OUTSIDE_SHARE:
             found[case.case] = f"lies to {case.share_outside:.0%} outside the head"
-        elif lowest >= AT_HOME and case.champion_dice is not None and case.familiar is not False and case.champion_dice < SUSPICIOUS_SHARE * lowest:
+        elif learnable or lowest < AT_HOME or case.champion_dice is None or case.familiar is False:
+            continue
+        elif case.champion_dice < SUSPICIOUS_SHARE * lowest:
             found[case.case] = f"has Dice {case.champion_dice:.2f} with the champion, which has {lowest:.2f} or more on cases judged before"
     return found
 

@@ -103,6 +103,15 @@ def test_a_champion_that_is_bad_at_home_accuses_nobody():
     assert decide("b", rows, [fresh(7, 0.0)], Gate()).decision == "promote"
 
 
+@pytest.mark.parametrize(("after", "decision"), [(0.55, "promote"), (0.15, "keep")])
+def test_at_a_new_site_labels_that_can_be_learned_acquit_themselves(after, decision):
+    """A new scanner and a mislabelled batch look alike to a champion from elsewhere; a model learned of wrong labels does not find others of them."""
+    elsewhere = [row(0, 0.7, 0.7, site="a", known=True), row(1, 0.8, 0.8, site="a", known=True)]
+    verdict = decide("b", [*elsewhere, row(7, 0.02, after), row(8, 0.05, after)], [fresh(7, 0.02), fresh(8, 0.05)], Gate())
+    assert verdict.decision == decision
+    assert set(verdict.numbers["suspects"]) == (set() if decision == "promote" else {"sub-b7", "sub-b8"})
+
+
 @pytest.mark.parametrize(("case", "why"), [(fresh(7, None, share_of_head=0.97), "fills 97% of the head"),
                                            (fresh(7, None, share_outside=0.8), "lies to 80% outside the head")])
 def test_a_label_that_no_lesion_makes_is_suspicious_without_any_champion(case, why):

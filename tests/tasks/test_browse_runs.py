@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 
 import pytest
-
-BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1600,1200")
-PAGE_S = 60  # the UI is several MB of JavaScript, and CI machines are slow
+from tiny_browser import headless, text_of, wait_for
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """A headless Chromium with a fresh profile. Its absence is an error in CI, a skip elsewhere."""
-    if not (shutil.which(BROWSER) and shutil.which(DRIVER)):
-        message = f"no browser: {BROWSER} and {DRIVER} are needed (Debian: apt-get install chromium chromium-driver)"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with headless(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -45,22 +28,6 @@ def ui(recorded, store, tmp_path, monkeypatch):
     start_all([mlflow], tmp_path)
     yield mlflow.page
     assert stop_all(tmp_path) == ["mlflow"]
-
-
-def wait_for(browser, what, message: str):
-    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    try:
-        return WebDriverWait(browser, PAGE_S, ignored_exceptions=[StaleElementReferenceException]).until(what, message)
-    except TimeoutException as error:
-        raise AssertionError(f"{message}; the page says: {text_of(browser)[:2000]}") from error
-
-
-def text_of(browser) -> str:
-    from selenium.webdriver.common.by import By
-
-    return browser.find_element(By.TAG_NAME, "body").text
 
 
 def test_runs_metrics_and_overlay_are_there_to_see(browser, ui, recorded, tracking):

@@ -19,7 +19,7 @@ from pipelines.sites.lesson import digest
 from pipelines.train.fitted import load_fitted
 
 ROOT = Path(__file__).parents[2]
-SITES = ("kill-register", "kill-champion", "one", "two", "back", "raced")
+SITES = ("kill-register", "kill-champion", "one", "two", "back", "raced", "elder", "younger")
 
 
 @pytest.fixture
@@ -93,12 +93,13 @@ def test_nothing_is_downloaded_when_it_is_there_and_a_kept_challenger_serves_nob
 
 
 def test_rollback_goes_back_and_says_why(hospital, tracking):
-    from tasks.champions import fetch, promote, rollback, rolled_back, serving
+    from tasks.champions import earlier_sites, fetch, promote, rollback, rolled_back, serving
 
     folder, verdict = challenger(hospital, "back")
     promote("back", folder, verdict, hospital)
+    oldest = (earlier_sites("back", hospital) or ["back"])[0]
     with pytest.raises(DataError, match="the first one cannot be rolled back"):
-        rollback("back", hospital, reason="none")
+        rollback(oldest, hospital, reason="none")
     folder, verdict = challenger(hospital, "back", 2)
     second = promote("back", folder, verdict, hospital)
     fetch("back", project=hospital)
@@ -107,6 +108,27 @@ def test_rollback_goes_back_and_says_why(hospital, tracking):
     assert int(tracking.get_model_version_by_alias("semiflow-site-back", "previous").version) == second.version
     assert rolled_back("back", second.content, hospital) == "misses small lesions"
     assert rolled_back("back", serving("back", hospital).content, hospital) is None
+
+
+def test_a_sites_first_champion_goes_back_to_the_one_it_was_judged_against(hospital):
+    from tasks.champions import PREVIOUS, at_alias, earlier_sites, promote, registry, rollback, rolled_back, serving
+
+    for site in ("elder", "younger"):
+        promote(site, *challenger(hospital, site), hospital)
+    first, before = serving("younger", hospital), earlier_sites("younger", hospital)
+    assert rollback("younger", hospital, reason="sees ghosts").site == "elder" == serving("younger", hospital).site
+    assert json.loads((hospital / "sites" / "younger" / "champion" / "champion.json").read_text())["source"] == "elder"
+    assert earlier_sites("younger", hospital) == before, "it keeps its place among the sites"
+    assert rolled_back("younger", first.content, hospital) == "sees ghosts"
+    folder, verdict = challenger(hospital, "younger", 2)
+    with pytest.raises(DataError, match="is now none of its own"):
+        promote("younger", folder, verdict | {"champion": first.as_json()}, hospital)
+    assert rollback("younger", hospital, reason="no ghosts").version == 1 == serving("younger", hospital).version, "again: forward again"
+    rollback("younger", hospital, reason="ghosts after all")
+    assert promote("younger", folder, verdict, hospital) == serving("younger", hospital)
+    with registry(hospital) as client:
+        assert at_alias(client, "younger", PREVIOUS) is None, "what was taken out of service is not what served before"
+    assert rollback("younger", hospital, reason="worse").site == "elder"
 
 
 def test_a_challenger_judged_against_another_champion_is_not_promoted(hospital):
