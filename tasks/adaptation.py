@@ -24,14 +24,14 @@ def receive(workspace: Workspace) -> str:
         return ""
     from pipelines.ingest.pseudonyms import Pseudonyms, load_key
     from pipelines.params import Params
-    from tasks.pacs.__main__ import _deidentified
+    from tasks.pacs.__main__ import deidentified
     from tasks.pacs.config import load_pacs
     from tasks.pacs.retrieve import retrieve
 
     params = Params(**workspace.params_content)
     key = params.cohort.pseudonym_key
     pseudonyms = Pseudonyms(load_key(workspace.project / key if key else None, data=[workspace.inbox]))
-    change, content = _deidentified(params, pseudonyms)
+    change, content = deidentified(params, pseudonyms)
     summary = str(retrieve(load_pacs(workspace.project / workspace.settings.pacs), workspace.inbox, pseudonyms,
                            lambda dataset: change(not_made_by_machine(dataset)), content=content))
     get_run_logger().info("%s", summary)

@@ -74,14 +74,14 @@ def registry(project: Path = PROJECT, *, write: bool = False) -> Iterator:
     """The client of the project's MLflow store. Writers take turns, because aliases are compared and set; readers do not wait for them."""
     import mlflow
 
-    from tasks.record import _lock_file
+    from tasks.record import lock_file
 
     uri = tracking_uri(project)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     new = uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()  # its first client makes the tables
-    with locked(_lock_file(uri, project).with_name(".registry.lock")) if write or new else contextlib.nullcontext():
+    with locked(lock_file(uri, project).with_name(".registry.lock")) if write or new else contextlib.nullcontext():
         yield mlflow.MlflowClient()
 
 

@@ -51,13 +51,14 @@ def record(reports: Path, project: Path = PROJECT) -> dict[str, dict]:
     uri = tracking_uri(project)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
-    with locked(_lock_file(uri, project)):
+    with locked(lock_file(uri, project)):
         location = _mlflow_experiment(uri)
         _close_unfinished(location)
         return {reported.cohort: find(location, reported) or log_cohort(location, reported) for reported in cohorts}
 
 
-def _lock_file(uri: str, project: Path) -> Path:
+def lock_file(uri: str, project: Path) -> Path:
+    """What whoever writes to the store at `uri` holds; it lies beside a local store, else in the project."""
     folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else project / "mlruns"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / ".record.lock"

@@ -99,7 +99,7 @@ def retrieve(*, pacs: Path, out: Path, identified: bool = False, key: Path | Non
     config, settings = load_pacs(pacs), load_params(params)
     cohort_key = Path(settings.cohort.pseudonym_key) if settings.cohort.pseudonym_key else None
     pseudonyms = Pseudonyms(load_key(key, cohort_key))
-    change, content = _as_sent() if identified else _deidentified(settings, pseudonyms)
+    change, content = _as_sent() if identified else deidentified(settings, pseudonyms)
     with _progress() as watcher:
         summary = retrieval.retrieve(config, out, pseudonyms, change, content=content, watcher=watcher, thorough=thorough,
                                      retry_refused=retry_refused)
@@ -130,7 +130,8 @@ def _as_sent() -> tuple[Change, str]:
     return lambda dataset: dataset, "identified"
 
 
-def _deidentified(settings, pseudonyms) -> tuple[Change, str]:
+def deidentified(settings, pseudonyms) -> tuple[Change, str]:
+    """What is done to every instance on receipt by the params, and the words that the inbox keeps of it."""
     from pipelines.ingest.deidentify import deidentifier
 
     options = settings.ingest.deidentify
