@@ -29,7 +29,7 @@ def test_whatever_was_done_to_it_the_next_run_makes_it_good(harmed):
     assert {one.harm for one in rounds} == set(KINDS)
     assert [one.faults for one in rounds] == [[]] * len(KINDS), "\n".join(map(str, rounds))
     assert sum(one.first != "missed" for one in rounds) >= len(KINDS) - 1, "\n".join(map(str, rounds))
-    assert rounds[-1].next in ("promote", "keep")
+    assert rounds[-1].next in ("promote", "keep", "unchanged")
     assert clinic.hospital.zombies() == []
 
 

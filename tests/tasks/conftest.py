@@ -140,6 +140,7 @@ def tracking(store, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store / 'mlflow.db'}")
     mlflow.set_tracking_uri(f"sqlite:///{store / 'mlflow.db'}")
+    mlflow.set_registry_uri(f"sqlite:///{store / 'mlflow.db'}")  # else the one that an earlier test of this process has set
     return mlflow.MlflowClient()
 
 

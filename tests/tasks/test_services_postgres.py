@@ -145,6 +145,7 @@ def record() -> str:
     from tasks.environment import tracking_uri
 
     mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_experiment("kept")  # else the number of one in another store, if an earlier test of this process has set it
     with mlflow.start_run() as run:
         mlflow.log_metric("dice", 0.5)
         mlflow.log_text("a model", "model.txt")
