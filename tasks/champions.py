@@ -218,7 +218,9 @@ def _record(client, site: str, challenger: Path, verdict: Mapping, *, project: P
     """
     import mlflow
 
-    name, content, experiment = model_name(site), str(verdict["challenger"]), _experiment(project)
+    from tasks.record import experiment_id
+
+    name, content, experiment = model_name(site), str(verdict["challenger"]), experiment_id(MLFLOW_EXPERIMENT, tracking_uri(project))
     _close_unfinished(client, experiment, site)
     finished = f"attributes.status = 'FINISHED' AND tags.`{VERDICT_TAG}` = '{_digest(verdict)}'"
     done = client.search_runs([experiment], finished, max_results=1)  # of a process that was killed before it could register the model
@@ -248,19 +250,6 @@ def _run(experiment: str, site: str, challenger: Path, verdict: Mapping, *, tabl
 
 def _rival(verdict: Mapping) -> str:
     return f"{verdict['champion']['model']} {verdict['champion']['version']}"
-
-
-def _experiment(project: Path) -> str:
-    """The id of the MLflow experiment of all sites; beside a local store lie its artifacts, wherever the command was started."""
-    import mlflow
-
-    found = mlflow.get_experiment_by_name(MLFLOW_EXPERIMENT)
-    if found:
-        return found.experiment_id
-    uri = tracking_uri(project)
-    store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else None
-    return mlflow.create_experiment(MLFLOW_EXPERIMENT, artifact_location=(store / "artifacts").as_uri() if store else None,
-                                    tags={"mlflow.experimentKind": "custom_model_development"})
 
 
 def _close_unfinished(client, experiment: str, site: str) -> None:

@@ -52,7 +52,8 @@ def record(reports: Path, project: Path = PROJECT) -> dict[str, dict]:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     with locked(lock_file(uri, project)):
-        location = _mlflow_experiment(uri)
+        location = experiment_id(MLFLOW_EXPERIMENT, uri)
+        mlflow.set_experiment(experiment_id=location)
         _close_unfinished(location)
         return {reported.cohort: find(location, reported) or log_cohort(location, reported) for reported in cohorts}
 
@@ -64,19 +65,16 @@ def lock_file(uri: str, project: Path) -> Path:
     return folder / ".record.lock"
 
 
-def _mlflow_experiment(uri: str) -> str:
-    """The id of the MLflow experiment that holds all runs. Beside a local store lie its artifacts, wherever the command was started."""
+def experiment_id(name: str, uri: str) -> str:
+    """The id of an MLflow experiment, made where there is none. Beside a local store lie its artifacts, wherever the command was started."""
     import mlflow
 
-    found = mlflow.get_experiment_by_name(MLFLOW_EXPERIMENT)
-    if found is None:
-        store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else None
-        location = mlflow.create_experiment(MLFLOW_EXPERIMENT, artifact_location=(store / "artifacts").as_uri() if store else None,
-                                            tags={"mlflow.experimentKind": "custom_model_development"})  # the UI then shows runs, not chats
-    else:
-        location = found.experiment_id
-    mlflow.set_experiment(experiment_id=location)
-    return location
+    found = mlflow.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    store = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else None
+    return mlflow.create_experiment(name, artifact_location=(store / "artifacts").as_uri() if store else None,
+                                    tags={"mlflow.experimentKind": "custom_model_development"})  # the UI then shows runs, not chats
 
 
 def _close_unfinished(location: str) -> None:

@@ -78,9 +78,9 @@ def test_a_killed_recorder_leaves_a_failed_run_not_a_result(recorded, tracking, 
     """A recorder that dies in the middle leaves a run marked unfinished; the next one closes it and does not take it for whole."""
     script = f"""
 import os, mlflow
-from tasks.record import COMPLETE_TAG, CONTENT_TAG, _mlflow_experiment
+from tasks.record import COMPLETE_TAG, CONTENT_TAG, MLFLOW_EXPERIMENT, experiment_id
 mlflow.set_tracking_uri(os.environ['MLFLOW_TRACKING_URI'])
-location = _mlflow_experiment(os.environ['MLFLOW_TRACKING_URI'])
+location = experiment_id(MLFLOW_EXPERIMENT, os.environ['MLFLOW_TRACKING_URI'])
 run = mlflow.start_run(experiment_id=location, tags={{CONTENT_TAG: {recorded['content']!r}, COMPLETE_TAG: 'false'}})
 print(run.info.run_id, flush=True)
 os.kill(os.getpid(), 9)
