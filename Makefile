@@ -16,6 +16,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_OFFLINE := 1
+# A stage is a process of its own: where Python may not keep what it has compiled, each of them compiles torch again.
+unexport PYTHONDONTWRITEBYTECODE
 
 READY := .venv/.ready
 

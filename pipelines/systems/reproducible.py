@@ -14,11 +14,11 @@ def reproducible(seed: int) -> Iterator[None]:
     """Seed torch and insist on deterministic algorithms inside the block; restore both afterwards."""
     import torch
 
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_deterministic_debug_mode()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms(True) does the same, and imports a compiler for seconds
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.set_deterministic_debug_mode(before)
