@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -23,16 +22,18 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.embed.remembered import Remembered
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import UsageError
 from pipelines.outputs import write_json
-from pipelines.params import Params, explain, load_params
+from pipelines.params import Params, Rule, explain, load_params
+from pipelines.predict.own import OWN_RULE
 from pipelines.sites.folders import Folders
 from pipelines.sites.params import Service, Site
-from tasks.dvc_stage import dvc_command, dvc_environment, error_line
 from tasks.environment import PROJECT
 from tasks.lay_out import CONF, write_if_changed
 
 TEMPLATE = "conf/site.yaml"
+#: All that `dvc init --no-scm` would make, and that DVC asks nobody for a newer version of itself, which it does in a process of its own.
+DVC_CONFIG = "[core]\n    no_scm = True\n    analytics = false\n    check_update = false\n"
 #: Deps of the template that are code or weights of the project; the others are data of the workspace.
 PROJECT_DEPS = ("requirements.lock", "pipelines", "models")
 STAGES = ("ingest", "resample", "prompts", "embed")
@@ -102,9 +103,6 @@ def compose(workspace: Workspace) -> dict:
 
 def guarded(content: Mapping) -> dict:
     """The params with a rule before all others that leaves out what flows.predict has stored back: a prediction is not a label to learn from."""
-    from pipelines.params import Rule
-    from pipelines.predict.seg import OWN_RULE  # here, because a run that finds nothing new has no use for it and its imports
-
     rules = [Rule(**OWN_RULE).model_dump(mode="json"), *content["ingest"]["rules"]]
     return {**content, "ingest": {**content["ingest"], "rules": rules}}
 
@@ -129,9 +127,9 @@ def _dvc_project(folder: Path) -> None:
 
     DVC writes them in place and will not work beside half of one. Without them it finds out again: at worst, stages run again.
     """
-    config, lock = folder / ".dvc" / "config", folder / "dvc.lock"
-    if not config.is_file() or "no_scm" not in config.read_text():
-        _dvc_init(folder)
+    lock = folder / "dvc.lock"
+    (folder / ".dvc").mkdir(exist_ok=True)
+    write_if_changed(folder / ".dvc" / "config", DVC_CONFIG)
     (folder / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)  # of processes that are gone: one run works here at a time
     if lock.is_file() and not _valid(lock):
         lock.unlink()
@@ -147,13 +145,6 @@ def _valid(lock: Path) -> bool:
     except (Invalid, yaml.YAMLError, ValueError):
         return False
     return True
-
-
-def _dvc_init(folder: Path) -> None:
-    result = subprocess.run([*dvc_command(), "init", "--quiet", "--no-scm", "--force"], cwd=folder, env=dvc_environment(), capture_output=True,
-                            text=True, check=False)
-    if result.returncode:
-        raise DataError(f"the workspace {folder.name} cannot be made a DVC project: {error_line(result.stderr.splitlines())}")
 
 
 def site_graph(workspace: Workspace) -> tuple[dict, dict[str, list[str]]]:

@@ -9,6 +9,7 @@ import yaml
 
 from pipelines.params import Simulate
 from pipelines.phantoms import cohort, sites
+from tests.tiny_store import fresh_store
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"system": "linear-probe", "rehearsal": 4,
@@ -53,6 +54,7 @@ def make_project(folder: Path, **service) -> Path:
     content["evaluate"]["bootstrap"] = 200
     content["service"] |= {"adapt": QUICK, "sites": {name: {"settle_s": 0} for name in ("site-a", "site-b")}} | service
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    fresh_store(folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import yaml
 from tiny_studies import ROOT, make_bundle
 
 from pipelines.outputs import write_json
+from tests.tiny_store import fresh_store
 
 SITE = "site-b"
 
@@ -27,6 +28,7 @@ def make_project(folder: Path, work: Path, settings: dict[str, object]) -> Path:
     make_bundle(work / "challenger", work / "cohort")
     write_json(work / "challenger" / "fit" / "site.json", {"site": SITE, "backbone": "atlas:models/atlas", "earlier": {}, "labels": {}})
     forget_store()
+    fresh_store(folder)
     promote(SITE, work / "challenger", verdict("a" * 64), folder)
     return folder
 

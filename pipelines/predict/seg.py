@@ -36,13 +36,9 @@ if TYPE_CHECKING:
 #: Counts among what the UIDs depend on: raise it when the same model would write something else into the same objects.
 FORMAT = 1
 MAKER, PRODUCT = "Semiflow", "Semiflow predict"
-#: kind -> (series number, series description). Numbers far above a scanner's.
+#: kind -> (series number, series description, by which `own.OWN_RULE` knows it). Numbers far above a scanner's.
 SERIES = {"seg": (9101, "Semiflow research segmentation map"), "probability": (9102, "Semiflow research segmentation map, probability"),
           "uncertainty": (9103, "Semiflow research map, uncertainty")}
-#: For `ingest.rules`, before all others, wherever studies come back from an archive: what a model said must not become the truth that the next one
-#: learns. The words are those that de-identification leaves of the descriptions.
-OWN_RULE = {"name": "own-prediction", "skip": "a prediction, which is no truth", "description": r"^(semiflow )?research (segmentation )?map",
-            "sop_class": ["Segmentation Storage", "Parametric Map Storage"]}
 STEPS = 10_000  # of the stored uncertainty from 0 to 1
 MOST_PROBABLE = 255
 #: Attributes of the patient and study modules that have to be there, empty or not (type 2), and may be missing in what a scanner sent.

@@ -19,8 +19,9 @@ from pipelines.errors import UsageError
 from pipelines.ingest.stage import ingest
 from pipelines.params import Rule
 from pipelines.predict.codes import ABNORMAL, code_of
+from pipelines.predict.own import OWN_RULE
 from pipelines.predict.run import predict_study
-from pipelines.predict.seg import OWN_RULE, SERIES, Answer, names_of, objects
+from pipelines.predict.seg import SERIES, Answer, names_of, objects
 from pipelines.predict.study import opened
 from pipelines.resample.labels import read_lookup
 
