@@ -58,7 +58,8 @@ class LeftOut:
 def expand(params: Params, cases: Sequence[Case]) -> tuple[list[Fit], list[LeftOut]]:
     """The fits of the sweep in the order of params (each once, however many grids name it), and the sites left out.
 
-    Raises `UsageError` where params have no sweep, `DataError` where a site does not exist, or no site is large enough for some number of shots.
+    A cohort grows, and its matrix may ask for more shots than it can give yet. Raises `UsageError` where params have no sweep, `DataError` where a
+    site does not exist or where nothing of the matrix can be done.
     """
     sweep = params.sweep
     if sweep is None:
@@ -76,6 +77,10 @@ def expand(params: Params, cases: Sequence[Case]) -> tuple[list[Fit], list[LeftO
                 fits.setdefault((cell, site, seed), Fit(
                     cell, _job(cell, sweep.arms[arm], site, seed, split=split, band_mm=params.evaluate.band_mm), overlays=seed == min(seeds),
                     subsets=(arm, grid.protocol, shots) in with_subsets, keep=arm == sweep.headline, shuffled=sweep.arms[arm].shuffled))
+    if not fits:
+        few = next(iter(left_out))
+        raise DataError(f"sweep: {few.shots} shot(s) under protocol {few.protocol!r} are more than any site has ({few.reason}), and no other grid "
+                        "asks for less; lower the shots of the grids or add labelled cases")
     return list(fits.values()), list(left_out)
 
 
@@ -84,7 +89,6 @@ def _draws(grid: Grid, seeds: Sequence[int], cases: Sequence[Case], params: Para
     sites = sites_of(cases, grid.sites or params.cohort.targets, grid.protocol, key="sweep.grids.sites" if grid.sites else "cohort.targets")
     splits, small = {}, []
     for shots in grid.shots:
-        found = 0
         for site in sites:
             try:
                 own = {(shots, site, seed): draw(cases, site, shots, seed, params.protocol, split_by=params.cohort.split_by, experiment="sweep",
@@ -93,10 +97,6 @@ def _draws(grid: Grid, seeds: Sequence[int], cases: Sequence[Case], params: Para
                 small.append(LeftOut(grid.protocol, shots, site, error.what))
                 continue
             splits |= own
-            found += 1
-        if not found:
-            raise DataError(f"sweep: {shots} shot(s) under protocol {grid.protocol!r} are more than any site has ({small[-1].reason}); "
-                            "lower the shots of that grid or add labelled cases")
     return splits, small
 
 

@@ -65,8 +65,14 @@ def test_sites_too_small_are_left_out_and_said_so():
     assert "3 labelled case(s)" in site.reason
 
 
+def test_shots_that_no_site_has_yet_are_left_out_and_the_others_done():
+    fits, left_out = expand(params_with({"arms": "all", "shots": [1, 9]}), CASES)
+    assert {fit.job.shots for fit in fits} == {1}
+    assert {(site.shots, site.site) for site in left_out} == {(9, "north"), (9, "south")}
+
+
 @pytest.mark.parametrize(("grid", "error", "hint"), [
-    ({"arms": "all", "shots": [1, 9]}, DataError, r"9 shot\(s\) under protocol 'within' are more than any site has .*lower the shots"),
+    ({"arms": "all", "shots": [9]}, DataError, r"9 shot\(s\) under protocol 'within' are more than any site has .*lower the shots"),
     ({"arms": "all", "shots": [9], "protocol": "pooled"}, DataError, r"9 shot\(s\) under protocol 'pooled'.*site 'all' has 9"),
     ({"arms": "all", "shots": [1], "sites": ["east"]}, DataError, r"sweep\.grids\.sites names 'east'.*north, south"),
 ])
