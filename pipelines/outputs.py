@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 STATE_FILE = ".inputs"
+#: The names that `staged_file` gives files while they are written.
+HALF_WRITTEN = ".[0-9]*.*"
 
 
 @contextlib.contextmanager
@@ -34,6 +36,8 @@ def staged_folder(final: Path, inputs: str | None = None) -> Iterator[Path]:
         if inputs is None or not state.exists() or state.read_text() != inputs:
             shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(exist_ok=True)
+        for half in filter(Path.is_file, partial.rglob(HALF_WRITTEN)):  # by a process that was killed: nobody else writes here now
+            half.unlink()
         if inputs is not None:
             write_text(state, inputs)
         yield partial

@@ -56,6 +56,18 @@ def test_a_killed_writer_is_resumed_for_the_same_inputs_only(tmp_path, inputs, k
     assert {path.name for path in final.iterdir()} == ({"first", "second"} if kept else {"second"})
 
 
+def test_a_resumed_folder_loses_the_half_written_files_of_the_killed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out", inputs="same") as folder:
+        (folder / "below").mkdir()
+        for name in ("whole.txt", ".4711.half.txt", "below/.12.half.nii.gz", "below/.hidden"):
+            (folder / name).write_text("x")
+        raise KeyboardInterrupt
+    with staged_folder(tmp_path / "out", inputs="same"):
+        pass
+    left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == {"whole.txt", "below/.hidden"}
+
+
 def test_a_second_writer_waits_for_the_first(tmp_path):
     script = textwrap.dedent("""
         import sys, time

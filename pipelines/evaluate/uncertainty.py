@@ -1,9 +1,8 @@
 """Whether a prediction knows where it is wrong: a voxel uncertainty, and how well it ranks the errors near the lesion.
 
-The uncertainty is the entropy of the calibrated probabilities, 0 to 1. Where a system gives several predictions of a case (members, views),
-`disagreement` is what they do not agree on. The error-retention curve is the Dice of the case when the most uncertain share of the
-foreground band is handed to an expert and only the rest is kept: it starts at 1 (nothing kept) and ends at the case's Dice (all kept), and its
-area lies between that of a random and of the ideal order (errors first, missed voxels before false ones, as each of them weighs more).
+The uncertainty is the entropy of the calibrated probabilities, 0 to 1. The error-retention curve is the Dice of the case when the most uncertain
+share of the foreground band is handed to an expert and only the rest is kept: it starts at 1 (nothing kept) and ends at the case's Dice (all
+kept), and its area lies between that of a random and of the ideal order (errors first, missed voxels before false ones, as each of them weighs more).
 """
 
 from __future__ import annotations
@@ -22,11 +21,6 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     from scipy.special import entr
 
     return entr(probabilities).sum(0) / np.float32(math.log(len(probabilities)))
-
-
-def disagreement(members: np.ndarray) -> np.ndarray:
-    """Of several predictions `(N, C, ...)`: entropy of their mean less their mean entropy (mutual information), 0 where all agree, at most 1."""
-    return np.maximum(entropy(members.mean(0)) - np.mean([entropy(member) for member in members], axis=0), 0)
 
 
 def rank_errors(uncertainty: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> tuple[dict[str, float], np.ndarray]:

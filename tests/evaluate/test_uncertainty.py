@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import roc_auc_score
 
-from pipelines.evaluate.uncertainty import RETAINED, auroc, disagreement, entropy, rank_errors
+from pipelines.evaluate.uncertainty import RETAINED, auroc, entropy, rank_errors
 
 voxels = st.tuples(hnp.arrays(np.float32, 60, elements=st.floats(0, 1, width=32)), hnp.arrays(bool, 60), hnp.arrays(bool, 60))
 
@@ -73,9 +73,3 @@ def test_auroc_agrees_with_scikit_learn_and_has_no_value_for_one_kind():
 def test_entropy_runs_from_certain_to_ignorant():
     probabilities = np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]], np.float32).T
     np.testing.assert_allclose(entropy(probabilities), [0, 1, np.log(2) / np.log(3)], rtol=1e-6)
-
-
-def test_disagreement_is_of_members_not_of_their_doubt():
-    sure, other, unsure = np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0.5, 0.5])
-    members = np.array([[sure, sure, unsure], [sure, other, unsure]]).transpose(0, 2, 1)
-    np.testing.assert_allclose(disagreement(members), [0, 1, 0], atol=1e-6)
