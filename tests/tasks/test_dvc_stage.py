@@ -20,6 +20,7 @@ GRAPH = {
     "first": {"cmd": "echo 1 > one.txt", "outs": ["one.txt"]},
     "wrong": {"cmd": "echo 'error: site A has too few cases' >&2; exit 1", "outs": ["never.txt"]},
     "crash": {"cmd": "kill -9 $$", "outs": ["nor-this.txt"]},
+    "workers": {"cmd": "sh -c 'trap \"\" TERM; echo $$ > child.pid; sleep 300' & sleep 300 & sleep 0.5; kill -9 $$", "outs": ["nor-these.txt"]},
     "slow": {"cmd": "sh -c 'echo $$ > child.pid; exec sleep 300'", "outs": ["nor-that.txt"]},
 }
 
@@ -86,6 +87,15 @@ def test_a_crash_is_told_from_a_refusal(project):
 def test_a_stage_that_hangs_is_stopped_with_all_its_children(project):
     with pytest.raises(StageFailed, match="slow took longer than 8 s"):
         repro(["slow"], project, 8)
+    assert gone(child_pid(project))
+
+
+def test_workers_of_a_killed_stage_do_not_keep_anyone_waiting(project):
+    """They hold the stage's output open; one of them will not be asked."""
+    started = time.monotonic()
+    with pytest.raises(StageFailed, match="workers failed"):
+        repro(["workers"], project, 200)
+    assert time.monotonic() - started < 60
     assert gone(child_pid(project))
 
 
