@@ -21,12 +21,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 READY := .venv/.ready
 
-.PHONY: help setup reproduce sweep test lint format readme pretrain up down status clean
+.PHONY: help setup reproduce sweep continual test lint format readme pretrain up down status clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo 'COHORT=<name>   with reproduce and sweep: a cohort of conf/cohort/ (real images are looked for in $$SEMIFLOW_DATA, default ../shared/data)'
+	@echo 'COHORT=<name>   with reproduce, sweep and continual: a cohort of conf/cohort/ (real images are looked for in $$SEMIFLOW_DATA, default ../shared/data)'
 	@echo 'PREFECT_PORT=$(PREFECT_PORT) MLFLOW_PORT=$(MLFLOW_PORT)   with up: where to listen, on this machine only'
 
 setup: $(READY)  ## the virtual environment, from requirements.lock
@@ -45,6 +45,10 @@ reproduce: $(READY)  ## everything from images to a logged model, then the resul
 
 sweep: $(READY)  ## every system, protocol and number of shots of the cohort's sweep, then the report (goes on where it stopped)
 	target=$$(python -m tasks.lay_out $(COHORT) --sweep); dvc repro "$$target"
+	dvc repro --single-item report
+
+continual: $(READY)  ## sites one after another: ITL and its baselines, every site measured after each, then the report (goes on where it stopped)
+	target=$$(python -m tasks.lay_out $(COHORT) --continual); dvc repro "$$target"
 	dvc repro --single-item report
 
 test: $(READY) lint  ## everything CI runs

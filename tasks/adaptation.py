@@ -67,9 +67,10 @@ def give_roles(workspace: Workspace) -> dict[str, int]:
 
 @task(**OPTIONS)
 def write_lesson(workspace: Workspace, earlier: Sequence[Workspace]) -> list[str]:
-    """Write what the next model is made of and judged on. Returns what there is too little of."""
+    """Write what the next model is made of and judged on, and fetch the champion, which it may go on from. Returns what there is too little of."""
     from pipelines.sites.lesson import lacking, make_lesson
 
+    champions.fetch(workspace.site, workspace.champion, workspace.project)
     lesson = make_lesson(workspace.site, workspace, {other.site: other.seen_from_project(other.folder) for other in earlier},
                          workspace.service.adapt.rehearsal, workspace.project)
     write_json(workspace.lesson, lesson)

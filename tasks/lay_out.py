@@ -4,7 +4,7 @@ DVC keeps one lock file per dvc.yaml, so each cohort remembers its own state, an
 composition would rewrite params.yaml itself, and with it make every other cohort stale; it also needs Git.)
 
 A cohort's sweep is a graph of its own, cohorts/<name>/sweep/, laid out when it is first asked for: as a stage of dvc.yaml, `dvc repro` would run it
-too, and a reproduction takes minutes where a sweep takes an hour or more.
+too, and a reproduction takes minutes where a sweep takes an hour or more. So is its continual protocol.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from tasks.environment import PROJECT
 #: Stages that look over all cohorts; they stay in the project's own dvc.yaml.
 SHARED_STAGES = ("report", "record")
 CONF = "conf/cohort"
-SWEEP = "conf/sweep.yaml"
+#: Graphs beside a cohort's own, each with one stage and one section of params of the same name.
+BESIDE = {"sweep": "conf/sweep.yaml", "continual": "conf/continual.yaml"}
 
 app = cyclopts.App(name="python -m tasks.lay_out", help_format="plaintext")
 
 
 @app.default
-def main(cohort: str, *, sweep: bool = False) -> None:
+def main(cohort: str, *, sweep: bool = False, continual: bool = False) -> None:
     """Write cohorts/COHORT/params.yaml and dvc.yaml, and print the target to give to `dvc repro`.
 
     COHORT is a file of conf/cohort/ (its sections stand in for those of params.yaml), or the cohort that params.yaml itself names.
@@ -43,23 +44,26 @@ def main(cohort: str, *, sweep: bool = False) -> None:
     ----------
     sweep
         Lay out the cohort's sweep too, and print its target instead: every arm, protocol and number of shots of params' section 'sweep'.
+    continual
+        The same for its sites one after another: params' section 'continual'.
     """
-    print(lay_out_sweep(cohort) if sweep else lay_out(cohort))
+    print(lay_out_beside("sweep", cohort) if sweep else lay_out_beside("continual", cohort) if continual else lay_out(cohort))
 
 
-def lay_out_sweep(cohort: str, project: Path = PROJECT) -> str:
-    """Write the graph of the cohort's sweep, and the cohort's own, which it needs. Returns the DVC target of the sweep, seen from the project."""
+def lay_out_beside(name: str, cohort: str, project: Path = PROJECT) -> str:
+    """Write the graph `name` of `BESIDE` for the cohort, and the cohort's own, which it needs. Returns its DVC target, seen from the project."""
     lay_out(cohort, project)
     own = cohort == load_params(project / "params.yaml").cohort.name
     file = "params.yaml" if own else f"cohorts/{cohort}/params.yaml"
-    if load_params(project / file).sweep is None:
-        raise UsageError(f"cohort {cohort!r} has no section 'sweep' in {'params.yaml' if own else f'{CONF}/{cohort}.yaml'}; add one with its grids")
-    text = (project / SWEEP).read_text()
-    for name, value in (("${root}", "../../.."), ("${file}", file), ("${cohort.name}", cohort)):
-        text = text.replace(name, value)
-    note = f"# Laid out from {SWEEP} by tasks/lay_out.py. Edit that; this file is overwritten.\n"
-    write_if_changed(project / "cohorts" / cohort / "sweep" / "dvc.yaml", note + text)
-    return f"cohorts/{cohort}/sweep/dvc.yaml:sweep"
+    if getattr(load_params(project / file), name) is None:
+        raise UsageError(f"cohort {cohort!r} has no section {name!r} in {'params.yaml' if own else f'{CONF}/{cohort}.yaml'}; add one with its "
+                         f"{'grids' if name == 'sweep' else 'arms'}")
+    text = (project / BESIDE[name]).read_text()
+    for word, value in (("${root}", "../../.."), ("${file}", file), ("${cohort.name}", cohort)):
+        text = text.replace(word, value)
+    note = f"# Laid out from {BESIDE[name]} by tasks/lay_out.py. Edit that; this file is overwritten.\n"
+    write_if_changed(project / "cohorts" / cohort / name / "dvc.yaml", note + text)
+    return f"cohorts/{cohort}/{name}/dvc.yaml:{name}"
 
 
 def lay_out(cohort: str, project: Path = PROJECT) -> str:
@@ -84,14 +88,15 @@ def lay_out(cohort: str, project: Path = PROJECT) -> str:
 def compose(cohort: str, conf: Path, sections: object, project: Path = PROJECT) -> dict:
     """The project's params with `sections` in place of its own, checked as a whole; its source must exist unless it is simulated.
 
-    A sweep that gives no arms has the project's.
+    A sweep or a continual protocol that gives no arms has the project's.
     """
     if not isinstance(sections, dict) or "cohort" not in sections:
         raise UsageError(f"{conf} has no section 'cohort'; compare it with the others in {CONF}")
     own = yaml.safe_load((project / "params.yaml").read_text())
     content = own | sections
-    if isinstance(sections.get("sweep"), dict) and "sweep" in own:
-        content["sweep"] = {"arms": own["sweep"]["arms"]} | sections["sweep"]
+    for name in BESIDE:
+        if isinstance(sections.get(name), dict) and name in own:
+            content[name] = {"arms": own[name]["arms"]} | sections[name]
     content |= {"root": "../..", "file": f"cohorts/{cohort}/params.yaml"}
     try:
         params = Params(**content)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import cyclopts
@@ -119,6 +120,9 @@ def log_cohort(location: str, reported: Reported) -> dict:
             numbers = {f"{experiment.curve} {name}": value for name, value in numbers_of(reported.metrics, reported.cohort, experiment.name).items()}
             mlflow.log_metrics(numbers, step=experiment.shots)  # one curve over shots per system
             print(f"{reported.cohort}: recorded {experiment.name}", flush=True)
+        for scenario, methods in reported.continual.items():
+            for method, found in methods.items():
+                experiments[f"continual/{scenario}/{method}"] = log_method(location, reported, common, (scenario, method), found)
         mlflow.set_tag(COMPLETE_TAG, "true")
     return {"run": parent.info.run_id, "content": content, "experiments": experiments}
 
@@ -146,6 +150,26 @@ def log_experiment(location: str, reported: Reported, experiment: Experiment, co
             mlflow.set_tag("model", model)
         mlflow.set_tag(COMPLETE_TAG, "true")
     return {"run": run.info.run_id, "model": model}
+
+
+def log_method(location: str, reported: Reported, common: dict[str, str], name: tuple[str, str], found: Mapping) -> dict[str, str]:
+    """Log one method of the continual protocol: its measures with intervals, its differences from others, its cost with the position as step."""
+    import mlflow
+
+    title = "/".join(("continual", *name))
+    settings = reported.metrics[reported.cohort]["continual"]
+    tags = {**common, "experiment": title, "system": settings["arms"][name[1]]["system"], "scenario": name[0], COMPLETE_TAG: "false",
+            "mlflow.note.content": f"**{found['title']}**, sites one after another, {found['chains']} chain(s) of order and draw."}
+    with mlflow.start_run(experiment_id=location, run_name=f"{reported.cohort} {title}", nested=True, tags=tags) as run:
+        mlflow.log_params(parameters({"continual": {key: settings[key] for key in ("shots", "seeds", "orders")} | settings["arms"][name[1]]},
+                                     ("continual",)))
+        mlflow.log_metrics({metric_name("/".join(keys).removesuffix("/mean")): float(value)
+                            for keys, value in leaves({"measures": found["measures"], "minus": found["minus"]}) if value is not None})
+        for step in found["cost"]:
+            mlflow.log_metrics({f"cost/{key}": float(value) for key, value in step.items() if key != "position"}, step=int(step["position"]))
+        log_dataset(reported)
+        mlflow.set_tag(COMPLETE_TAG, "true")
+    return {"run": run.info.run_id, "model": ""}
 
 
 def common_tags(reported: Reported) -> dict[str, str]:
@@ -200,7 +224,7 @@ def log_report(reported: Reported) -> None:
     """The report with its tables and figures, and the params and lock file that it came from, as artifacts of the parent."""
     import mlflow
 
-    for name in ("index.html", "metrics.json", "results.csv"):
+    for name in ("index.html", "metrics.json", "results.csv", "continual.csv"):
         if (reported.reports / name).is_file():
             mlflow.log_artifact(str(reported.reports / name), "report")
     for path in (reported.params_file, reported.lock_file):

@@ -77,7 +77,14 @@ class Reported:
             files += sorted(path for path in experiment.models.rglob("*") if path.is_file() and not hidden(path, experiment.models))
             for path in files:
                 digest.update(f"{experiment.name} {path.name} {sha256(path)}\n".encode())
+        if self.continual:
+            digest.update(json.dumps(self.continual, sort_keys=True).encode())
         return digest.hexdigest()
+
+    @property
+    def continual(self) -> Mapping:
+        """What stage continual found, by scenario and method; empty where it has not run."""
+        return self.metrics.get(self.cohort, {}).get("continual", {}).get("scenarios", {})
 
 
 def read_reports(reports: Path, project: Path) -> list[Reported]:

@@ -1,8 +1,15 @@
-"""A site's next model, the challenger: one fit on its support cases, rehearsing support cases of earlier sites."""
+"""A site's next model, the challenger: one fit on its support cases, rehearsing support cases of earlier sites.
+
+A system that can go on from where it is (`pipelines.systems.incremental`) starts from the champion that serves the site, which may be an earlier
+site's, and sees no case of an earlier site; where that champion does not fit, it learns anew like any other system. A new champion alone is no reason
+to adapt again: new cases are.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +26,10 @@ from pipelines.sites.cases import load_cases
 from pipelines.sites.folders import Folders
 from pipelines.sites.lesson import CARD, lacking, named, read_lesson
 from pipelines.sites.typical import reference_of
-from pipelines.systems import params_model
+from pipelines.systems import create, params_model
+from pipelines.systems.incremental import Incremental
 from pipelines.systems.protocol import Task
+from pipelines.train.fitted import RECORD
 from pipelines.train.one import Job, save_fit, train_one
 from pipelines.train.split import Split
 
@@ -42,13 +51,29 @@ def adapt(folders: Folders, params: Params) -> dict:
     settings = params.service.adapt
     job = Job(f"site {lesson['site']}", settings.system, params_model(settings.system)(**settings.params).model_dump(mode="json"),
               len(split.support), lesson["site"], settings.seed, split, params.evaluate.band_mm, "transfer" if split.source else "within")
+    before = start_of(folders.champion / "fit", job, task)
+    if before:
+        job = replace(job, split=replace(split, source=()), protocol="incremental")
     with staged_folder(folders.challenger) as out:
-        fitted = train_one(job, task)  # here is where the champion goes in, as the start of a system that can go on from it
+        fitted = train_one(job, task, before)
         record = save_fit(fitted, out / "fit")
         reference_of([*split.support, *split.calibration, *split.query], task, lesson["site"]).save(out / "fit")  # what studies here look like
         write_json(out / "fit" / CARD, card(lesson, params))
         write_bank(out / "text", task.prompts, backbone)
     return record
+
+
+def start_of(champion: Path, job: Job, task: Task) -> Path | None:
+    """The champion's fit, where the system can go on from it: made by the same system with the same params for the same labels and modalities.
+
+    None where it has to learn anew.
+    """
+    if not (champion / RECORD).is_file() or not isinstance(create(job.system, params_model(job.system)(**job.params)), Incremental):
+        return None
+    record = json.loads((champion / RECORD).read_text())
+    same = {"system": job.system, "params": job.params, "labels": list(task.labels), "modalities": list(task.modalities),
+            "backbone": task.backbone.fingerprint}
+    return champion if all(record[name] == value for name, value in same.items()) else None
 
 
 def split_of(lesson: Mapping, cases: Mapping[str, Mapping[str, Case]]) -> Split:
