@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.tsv"
 QUARANTINE = "quarantine.tsv"
+PARTICIPANTS = "participants.tsv"
 
 #: column -> pandas dtype. Header facts that a series does not carry are empty.
 COLUMNS = {
@@ -125,6 +126,8 @@ def bids_path(subject: str, session: str, datatype: str, suffix: str, entities: 
 
 
 Volume = Path | np.ndarray
+#: What is known of a case, and what a system says of one: a label of every voxel, or one outcome of the whole.
+Answers = Literal["voxels", "case"]
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,15 @@ class Case:
     brain: Volume  # foreground mask
     dseg: Volume | None = None  # target labels, 0 background, i + 1 for the i-th of params' cohort.labels
     tokens: Mapping[str, Path | Mapping[str, np.ndarray]] = field(default_factory=dict)  # modality -> level -> (slices, C, h, w)
+    outcome: str | None = None  # the class of the whole case, one of params' cohort.outcome.values
 
     @property
     def id(self) -> str:
         return case_id(self.subject, self.session)
+
+    def known(self, answers: Answers) -> bool:
+        """Whether the truth is known, so that the case can teach and be judged."""
+        return (self.dseg if answers == "voxels" else self.outcome) is not None
 
     def only(self, modalities: Collection[str]) -> Case:
         """The same case as if nothing but these modalities had been acquired."""
@@ -184,10 +192,10 @@ class Case:
         return source
 
 
-def cases_of(folder: Path, tokens: Mapping[str, Path] | None = None) -> list[Case]:
+def cases_of(folder: Path, tokens: Mapping[str, Path] | None = None, outcomes: Mapping[str, str] | None = None) -> list[Case]:
     """The cases of a resampled cohort, sorted by id.
 
-    `tokens` maps the sha256 of an image file to its token file (see `pipelines.embed.cache`).
+    `tokens` maps the sha256 of an image file to its token file (see `pipelines.embed.cache`), `outcomes` a subject to its class.
     """
     folder, cases = Path(folder), []
     for (subject, session), rows in read_manifest(folder).groupby(["subject", "session"], sort=True):
@@ -203,5 +211,27 @@ def cases_of(folder: Path, tokens: Mapping[str, Path] | None = None) -> list[Cas
             images={row.modality: folder / row.path for row in images.itertuples()},
             brain=others["mask"], dseg=others.get("label"),
             tokens={row.modality: tokens[row.sha256] for row in images.itertuples() if row.sha256 in tokens} if tokens else {},
+            outcome=(outcomes or {}).get(subject),
         ))
     return cases
+
+
+def read_outcomes(folder: Path, column: str, values: Collection[str]) -> dict[str, str]:
+    """Subject -> class, from a column of a cohort's participants.tsv; subjects with another value, or none, are left out.
+
+    Raises `DataError` where the table or the column is missing, or no subject has one of `values`.
+    """
+    import pandas as pd
+
+    path = Path(folder) / PARTICIPANTS
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, so no case has an outcome; give a source with {PARTICIPANTS} and run the stages from ingest on")
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    if column not in table:
+        raise DataError(f"{path} has no column {column!r}, which params cohort.outcome names; it has {', '.join(table.columns)} "
+                        "(ingest leaves out what could identify a person)")
+    found = {row.participant_id.removeprefix("sub-"): row.value for row in
+             table[["participant_id"]].assign(value=table[column]).itertuples() if row.value in values}
+    if not found:
+        raise DataError(f"no subject of {path} has {', '.join(map(repr, values))} as {column!r}; correct cohort.outcome.values in params.yaml")
+    return found

@@ -131,3 +131,40 @@ class Sweep(Section):
     def cells(self, choice: Choice) -> list[tuple[str, ProtocolKind, int]]:
         """Arm, protocol and shots of each cell that `choice` stands for."""
         return [(arm, choice.protocol, shots) for arm in self.chosen(choice.arms) for shots in choice.shots]
+
+
+class ContinualArm(Section):
+    """A method of the continual protocol."""
+
+    system: str
+    params: dict = Field({}, description="what differs from the defaults of the system")
+    learns: Literal["incremental", "rehearsal", "joint", "per-site"] = Field(
+        "incremental", description="incremental: the model goes on; rehearsal: anew, the newest site's shots beside all earlier ones; joint: anew, "
+                                   "all shots in one pool; per-site: a model a site")
+    title: str = ""
+
+
+class Continual(Section):
+    """Sites one after another: methods x scenarios x orders x seeds, for `make continual`."""
+
+    arms: dict[Name, ContinualArm] = Field(min_length=1)
+    headline: str = Field("itl", description="the arm that the report speaks of")
+    against: list[str] = Field(["sequential", "replay-2"], description="arms that every other one is compared with, chain by chain")
+    untrained: str = Field("untrained", description="the arm that learns nothing, for the forward transfer; none where there is no such arm")
+    sites: list[str] | Literal["all"] = ALL
+    orders: int | list[list[str]] = Field(3, description="orders of the sites, or how many turns of the sorted ones")
+    seeds: list[int] = Field(min_length=1)
+    shots: int = Field(3, ge=1, description="labelled cases of every site")
+    query_cases: int | None = Field(None, ge=1, description="of every site at most so many are looked at; predicting them is half of the time")
+    scenarios: dict[Name, dict[str, dict[str, str]]] = Field(
+        {"as-acquired": {}}, min_length=1, description="name -> site -> what its images are called there: modality -> the image that is meant; a "
+                                                       "modality that is not named was not acquired, a site that is not named is as it is")
+
+    @model_validator(mode="after")
+    def _names_are_arms(self):
+        for name in (self.headline, *self.against):
+            if name not in self.arms:
+                raise ValueError(f"{name!r} is no arm of it; it has {', '.join(self.arms)}")
+        if isinstance(self.orders, int) and self.orders < 1:
+            raise ValueError(f"orders has to be 1 or more, got {self.orders}")
+        return self

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import UsageError
-from pipelines.experiments import Experiment, Protocol, Sweep
+from pipelines.experiments import Continual, Experiment, Protocol, Sweep
 from pipelines.section import Section
 from pipelines.sites.params import Service
 
@@ -59,6 +59,26 @@ class FileNames(Section):
         return pattern
 
 
+class Outcome(Section):
+    """What a whole case is to be told from: a column of the source's participants.tsv and the values that are the classes."""
+
+    column: str
+    values: list[str] = Field(min_length=2, description="as the table has them; a case with another value or none has no outcome")
+    text: str = Field("", description="what it is, for the report")
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _as_text(cls, values: object) -> object:
+        return [str(value) for value in values] if isinstance(values, list) else values
+
+    @field_validator("values")
+    @classmethod
+    def _differ(cls, values: list[str]) -> list[str]:
+        if len(set(values)) < len(values):
+            raise ValueError("two classes are the same; give every class a value of its own")
+        return values
+
+
 class Cohort(Section):
     """A named data set made of sites."""
 
@@ -67,11 +87,18 @@ class Cohort(Section):
     site: SiteRule
     names: FileNames | None = Field(None, description="for NIfTI files that are not named as BIDS names them")
     disease: str = Field(description="for the prompts, for example 'glioma'")
-    labels: list[Label] = Field(min_length=1)
+    labels: list[Label] = Field(description="may be empty where there is an outcome")
+    outcome: Outcome | None = Field(None, description="for systems that answer a whole case; without it, they have nothing to learn")
     targets: list[str] | Literal["all"] = Field("all", description="sites to adapt to; the others can lend calibration cases")
     split_by: Literal["subject", "session"] = "subject"
     caveat: str = Field("", description="printed wherever results of this cohort are shown")
     pseudonym_key: str = Field("", description="file with the key of the pseudonyms; empty: the user's own, made at the first run")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self):
+        if not self.labels and self.outcome is None:
+            raise ValueError("it has no labels and no outcome; give labels to segment, or an outcome of whole cases")
+        return self
 
 
 class ModalitySpec(Section):
@@ -108,8 +135,9 @@ class Rule(Section):
 
 
 class Simulate(Section):
-    """The phantom cohort."""
+    """A phantom cohort."""
 
+    kind: Literal["glioma", "paired"] = Field("glioma", description="paired: MR and PET pairs with an outcome (pipelines/phantoms/paired.py)")
     seed: int
     subjects_per_site: int = Field(ge=1)
     missing_fraction: float = Field(ge=0, lt=1, description="share of subjects that lack one modality (never FLAIR)")
@@ -189,6 +217,7 @@ class Params(Section):
     protocol: Protocol
     experiments: dict[str, Experiment]
     sweep: Sweep | None = Field(None, description="a matrix of experiments, for `make sweep`")
+    continual: Continual | None = Field(None, description="sites one after another, for `make continual`")
     evaluate: Evaluate
     service: Service = Service()
 
@@ -218,6 +247,13 @@ class Params(Section):
         for name, arm in sweep.arms.items() if sweep else ():
             _check_system(f"arm {name!r}", arm.system, arm.params)
         return sweep
+
+    @field_validator("continual")
+    @classmethod
+    def _systems_of_continual_exist(cls, continual: Continual | None) -> Continual | None:
+        for name, arm in continual.arms.items() if continual else ():
+            _check_system(f"continual.arms.{name}", arm.system, arm.params)
+        return continual
 
 
 def _check_system(user: str, system: str, params: dict) -> None:

@@ -15,7 +15,8 @@ FOLLOWED_BY_KEY = ("pipelines.params", "pipelines.experiments", "pipelines.secti
 
 
 def stages() -> dict[str, dict]:
-    declared = {file: yaml.safe_load((ROOT / file).read_text())["stages"] for file in ("dvc.yaml", "conf/sweep.yaml", "conf/site.yaml")}
+    files = ("dvc.yaml", "conf/sweep.yaml", "conf/continual.yaml", "conf/site.yaml")
+    declared = {file: yaml.safe_load((ROOT / file).read_text())["stages"] for file in files}
     prefix = {"conf/site.yaml": "site "}  # a workspace has stages of the same names
     return {prefix.get(file, "") + name: stage.get("do", stage) for file, part in declared.items() for name, stage in part.items()}
 

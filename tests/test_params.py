@@ -32,7 +32,8 @@ def test_the_projects_own_params_are_valid():
 @pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_cohort_of_conf_is_valid(tmp_path, content, file):
     sections = yaml.safe_load(file.read_text())
-    sections["sweep"] = {"arms": content["sweep"]["arms"]} | sections.get("sweep", content["sweep"])
+    for name in ("sweep", "continual"):
+        sections[name] = {"arms": content[name]["arms"]} | sections.get(name, content[name])
     params = load(tmp_path, content | sections)
     assert params.cohort.name == file.stem
 

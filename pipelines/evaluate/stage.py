@@ -20,17 +20,18 @@ import pandas as pd
 from pipelines.cohort import MANIFEST, Case
 from pipelines.errors import DataError
 from pipelines.evaluate.cases import RELIABILITY_KEYS, Job, evaluate_fit, sum_bins
+from pipelines.evaluate.outcomes import evaluate_outcomes
 from pipelines.evaluate.overlay import INDEX
 from pipelines.outputs import sha256, staged_folder, write_json
 from pipelines.parallel import spread
 from pipelines.params import Evaluate, Experiment, Params
-from pipelines.systems import params_model
+from pipelines.systems import answers_of, params_model
 from pipelines.systems.lean import load_monai
 from pipelines.systems.protocol import Task
 
 PARTS = "parts"
 RELIABILITY = "reliability.csv"
-TEXT = {"site": str, "case": str, "case_site": str, "label": str}
+TEXT = {"site": str, "case": str, "case_site": str, "label": str, "outcome": str, "class": str}
 
 
 def evaluate(experiment: str, models: Path, out: Path, *, task: Task, cases: Sequence[Case], params: Params, cohort: str) -> None:
@@ -91,7 +92,8 @@ def _fingerprint(experiment: str, records: Sequence[tuple[Path, Mapping]], param
 
 def _run(waiting: Sequence[Job], task: Task, settings: Evaluate, parts: Path) -> None:
     """Evaluate the fits, one process per core."""
-    load_monai()  # once, before the processes part
+    if any(answers_of(job.facts["system"]) == "voxels" for job in waiting):
+        load_monai()  # once, before the processes part
     done = spread(partial(_run_one, task=task, settings=settings, parts=parts), waiting, os.cpu_count() or 1)
     for count, facts in enumerate(done, start=1):
         print(f"{facts['experiment']}: measured fit {count} of {len(waiting)}, site {facts['site']} seed {facts['seed']}", flush=True)
@@ -99,14 +101,19 @@ def _run(waiting: Sequence[Job], task: Task, settings: Evaluate, parts: Path) ->
 
 def _run_one(job: Job, task: Task, settings: Evaluate, parts: Path) -> Mapping[str, object]:
     with staged_folder(parts / job.name) as part:
-        evaluate_fit(job, task, settings, part)
+        if answers_of(job.facts["system"]) == "case":
+            evaluate_outcomes(job, task, part)
+        else:
+            evaluate_fit(job, task, settings, part)
     return job.facts
 
 
 def merge(folder: Path, parts: Sequence[Path]) -> None:
-    """One table of all fits' tables; reliability as means with their counts; overlays side by side."""
+    """One table of all fits' tables; reliability as means with their counts; overlays side by side. Answers of whole cases have tables alone."""
     for name in sorted({path.name for part in parts for path in part.glob("*.csv")} - {RELIABILITY}):
         pd.concat([pd.read_csv(part / name, dtype=TEXT) for part in parts if (part / name).is_file()]).to_csv(folder / name, index=False)
+    if not all((part / RELIABILITY).is_file() for part in parts):
+        return
     bins = sum_bins(pd.concat([pd.read_csv(part / RELIABILITY, dtype=TEXT) for part in parts]))
     filled = bins["count"].where(bins["count"] > 0)
     bins["confidence"], bins["accuracy"] = bins.confidence_sum / filled, bins.accuracy_sum / filled
@@ -123,7 +130,7 @@ def merge(folder: Path, parts: Sequence[Path]) -> None:
 def summarise(name: str, settings: Experiment, records: Sequence[Mapping], *, task: Task, cases: Sequence[Case],
               params: Params) -> dict[str, object]:
     """What a reader has to know beside the numbers. `records`: the `fit.json` of each fit."""
-    return {
+    found = {
         "cohort": params.cohort.name, "caveat": params.cohort.caveat, "disease": params.cohort.disease, "split_by": params.cohort.split_by,
         "labels": [{"name": label.name, "text": label.text} for label in params.cohort.labels],
         "experiment": name, "system": settings.system, "title": params_model(settings.system).model_config.get("title") or settings.system,
@@ -136,6 +143,10 @@ def summarise(name: str, settings: Experiment, records: Sequence[Mapping], *, ta
         "cost": {key: _mean([record.get(key) for record in records]) for key in ("train_seconds", "model_bytes", "parameters")},
         "evaluate": params.evaluate.model_dump(),
     }
+    if answers_of(settings.system) == "case":
+        found |= {"answers": "case", "outcomes": list(task.outcomes), "outcome": params.cohort.outcome.model_dump(),
+                  "labelled_cases": sum(case.known("case") for case in cases)}
+    return found
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -26,6 +26,8 @@ STYLE = {
 #: Of bins with fewer voxels than this share of all, the accuracy is noise; they are not drawn.
 MIN_BIN_SHARE = 5e-4
 LEGEND_COLUMNS = 4
+#: Columns of plots/learning_curve.csv, where nothing was segmented.
+CURVE = ("shots", "cohort", "system", "label", "dice", "low", "high", "arm", "protocol")
 
 
 def subplots(*args, **kwargs):
@@ -67,6 +69,8 @@ def learning_curve_rows(cohorts: Sequence[Cohort], metrics: Mapping[str, dict]) 
                              "dice": dice["mean"], "low": dice["low"], "high": dice["high"], "arm": experiment["arm"],
                              "protocol": experiment["protocol"], "dice_over_sites": sites.get("mean"), "low_over_sites": sites.get("low"),
                              "high_over_sites": sites.get("high")})
+    if not rows:
+        return pd.DataFrame(columns=CURVE)
     return pd.DataFrame(rows).sort_values(["cohort", "protocol", "arm", "label", "shots"]).reset_index(drop=True)
 
 
@@ -81,7 +85,8 @@ def reliability_rows(cohorts: Sequence[Cohort]) -> pd.DataFrame:
         for name in ("confidence", "accuracy"):
             summed[name] /= summed["count"]
         tables.append(summed)
-    return pd.concat(tables, ignore_index=True)[["confidence", "accuracy", "count", *keys]]
+    columns = ["confidence", "accuracy", "count", *keys]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
 def position(shots: Sequence[int]) -> np.ndarray:

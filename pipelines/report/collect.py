@@ -19,6 +19,7 @@ import pandas as pd
 
 from pipelines.errors import DataError, UsageError
 from pipelines.params import DEFAULT, Evaluate, Params, load_params
+from pipelines.report.classification import answers_case
 
 #: The first columns of results.csv, in this order; whatever else the evaluate stage wrote follows.
 COLUMNS = ["cohort", "experiment", "system", "shots", "seed", "site", "case", "label", "dice", "hd95_mm", "nsd_2mm", "ece", "brier", "nll",
@@ -159,18 +160,19 @@ class Cohort:
                 yield entry, dict(arrays)
 
 
-def collect(source: Path, params_file: Path | None = None) -> list[Cohort]:
-    """Every cohort with at least one evaluated experiment, the one of `params_file` first. Raises `DataError` where there is none."""
+def collect(source: Path, params_file: Path | None = None, needed: bool = True) -> list[Cohort]:
+    """Every cohort with at least one evaluated experiment that segments, the one of `params_file` first. Raises `DataError` where one is `needed` and
+    there is none."""
     if not Path(source).is_dir():
         raise UsageError(f"{source} does not exist; `python -m pipelines.evaluate` writes <cohort>/<experiment>/ into it")
-    cohorts = [_read(Path(source) / params.cohort.name, file, params) for file, params in _listed(params_file)]
+    cohorts = [_read(Path(source) / params.cohort.name, file, params) for file, params in params_listed(params_file)]
     found = [cohort for cohort in cohorts if cohort is not None]
-    if not found:
+    if not found and needed:
         raise DataError(f"{source} holds no evaluated experiment that params list; run `python -m pipelines.evaluate` for one of them first")
     return found
 
 
-def _listed(params_file: Path | None) -> list[tuple[str, Params]]:
+def params_listed(params_file: Path | None) -> list[tuple[str, Params]]:
     """The project's params and those of every cohort laid out under `cohorts/` beside them; a cohort named twice counts once."""
     first = Path(params_file) if params_file else DEFAULT
     listed: dict[str, tuple[str, Params]] = {}
@@ -190,6 +192,7 @@ def _listed(params_file: Path | None) -> list[tuple[str, Params]]:
 def _read(folder: Path, file: str, params: Params) -> Cohort | None:
     done = [name for name in params.experiments if (folder / name / "summary.json").is_file()]
     waiting = [name for name in params.experiments if name not in done]
+    done = [name for name in done if not answers_case(folder / name)]
     swept = sorted(f"{SWEEP}/{path.parent.name}" for path in (folder / SWEEP).glob("*/summary.json") if not path.parent.name.startswith("."))
     shown, beside = (swept, done) if swept else (done, [])
     if not shown:

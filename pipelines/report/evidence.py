@@ -12,6 +12,7 @@ import cyclopts
 from pipelines.cli import run
 from pipelines.errors import DataError
 from pipelines.outputs import write_text
+from pipelines.report import continual
 from pipelines.report.claims import NONE, Row, aims, variants
 from pipelines.report.words import PLURAL, condition, interval, percent, signed
 
@@ -42,7 +43,7 @@ def main(reports: Path = Path("reports"), document: Path = Path("docs/evidence.m
 def block(found: re.Match, metrics: Mapping) -> str:
     """What belongs between a cohort's markers; what is there already for a cohort without a report."""
     name = found.group(1)
-    if name not in metrics:
+    if "focus" not in metrics.get(name, {}):
         return found.group(0)
     return f"<!-- evidence:{name}:begin -->\n{markdown(metrics[name])}\n<!-- evidence:{name}:end -->"
 
@@ -65,6 +66,8 @@ def markdown(metrics: Mapping) -> str:
                       f"| Variant | Kind | {result['title']} minus it | Dice lost without | Corrected p |", "|---|---|---|---|---|"]
             lines += [f"| {row['title']} | {row['role']} | {signed(row['against']['difference'])} {interval(row['against'])} "
                       f"| {percent(row['lost'], 1)} | {row['p']} |" for row in rows]
+    if "continual" in metrics:
+        lines += continual.markdown(metrics["continual"])
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from pipelines.report.versus import OVER_SITES, against_baselines, against_varia
 BROKEN_DOWN = ("dice", "ece")
 
 
-def all_metrics(cohorts: Sequence[Cohort]) -> Mapping[str, object]:
+def all_metrics(cohorts: Sequence[Cohort]) -> dict[str, dict[str, object]]:
     """metrics.json: cohort -> its metrics."""
     return {cohort.name: cohort_metrics(cohort) for cohort in cohorts}
 

@@ -28,15 +28,17 @@ WORST_ROWS = 8
 MIN_EXAMPLE_VOXELS = 50
 
 
-def render(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], bins: pd.DataFrame, figures: Sequence, folder: Path) -> str:
-    """The page as HTML. `figures` are `stage.Figure`s, their files in `folder`."""
+def render(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], bins: pd.DataFrame, figures: Sequence, folder: Path, *,
+           classified: Sequence[Mapping] = (), continual: Sequence[Mapping] = ()) -> str:
+    """The page as HTML. `figures` are `stage.Figure`s, their files in `folder`; `classified` and `continual` are what the modules of these names
+    make their sections of."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                                      loader=jinja2.FileSystemLoader(TEMPLATES))
     environment.filters |= {"number": number, "interval": interval, "p": p_value, "p_text": p_text,
                             "percent": percent, "percents": percents, "plain": plain, "seconds": seconds, "signed": signed, "size": size}
     sections = [section(cohort, metrics[cohort.name], bins, [figure for figure in figures if figure.cohort == cohort.name]) for cohort in cohorts]
-    images = {figure.file: inline(folder / figure.file) for figure in figures}
-    return environment.get_template("page.html").render(sections=sections, images=images)
+    images = {figure.file: inline(folder / figure.file) for figure in (*figures, *(part["figure"] for part in continual))}
+    return environment.get_template("page.html").render(sections=sections, images=images, classified=classified, continual=continual)
 
 
 def inline(path: Path) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.outputs import staged_file, staged_folder, write_json, write_text
-from pipelines.report import charts, pictures
-from pipelines.report.collect import MOST_DRAWN, Cohort, collect
+from pipelines.report import charts, continual, pictures
+from pipelines.report.classification import classification_metrics, collect_classified, section, table
+from pipelines.report.collect import COLUMNS, MOST_DRAWN, Cohort, collect, params_listed
 from pipelines.report.metrics import all_metrics
 from pipelines.report.page import render
 
@@ -31,20 +32,34 @@ class Figure:
 
 
 def report(source: Path, out: Path, params_file: Path | None = None) -> None:
-    """Write results.csv, metrics.json, plots/, figures/ and index.html into `out`."""
-    cohorts = collect(source, params_file)
+    """Write results.csv, classification.csv, continual.csv, metrics.json, plots/, figures/ and index.html into `out`."""
+    classified = collect_classified(source, [params for _, params in params_listed(params_file)])
+    cohorts = collect(source, params_file, needed=not classified)
     metrics = all_metrics(cohorts)
+    for one in classified:
+        metrics[one.name] = {**metrics.get(one.name, {}), "classification": classification_metrics(one)}
+    protocols = continual.read(source)
+    for one in protocols:
+        metrics[one.cohort] = {**metrics.get(one.cohort, {}), "continual": one.summary}
     curve, bins = charts.learning_curve_rows(cohorts, metrics), charts.reliability_rows(cohorts)
     with staged_file(out / "results.csv") as path:
         both = [table for cohort in cohorts for table in (cohort.cases, cohort.beside and cohort.beside.cases) if table is not None]
-        pd.concat(both, ignore_index=True).to_csv(path, index=False)
+        (pd.concat(both, ignore_index=True) if both else pd.DataFrame(columns=COLUMNS)).to_csv(path, index=False)
+    with staged_file(out / "classification.csv") as path:
+        table(classified).to_csv(path, index=False)
+    with staged_file(out / "continual.csv") as path:
+        continual.table(protocols).to_csv(path, index=False)
     write_json(out / "metrics.json", metrics)
     with staged_folder(out / "plots") as folder:
         curve.to_csv(folder / "learning_curve.csv", index=False)
         bins.to_csv(folder / "reliability.csv", index=False)
     with staged_folder(out / "figures") as folder:
         figures = draw(cohorts, metrics, curve, bins, folder)
-    write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures"))
+        sections = draw_continual(protocols, folder)
+    write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures", continual=sections,
+                                          classified=[section(one.name, metrics[one.name]["classification"]) for one in classified]))
+    for one in classified:
+        print(f"{one.name}: {len(one.summaries)} experiments that answer whole cases reported", flush=True)
     for cohort in cohorts:
         print(f"{cohort.name}: {len(cohort.summaries)} experiments reported, {len(cohort.waiting)} not evaluated yet", flush=True)
 
@@ -57,8 +72,21 @@ def draw(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], curve: pd.DataF
         for part in (cohort, cohort.beside):
             if part is not None:
                 draw_records(part, folder)
-    pictures.overview(cohorts[0], bins, folder / "overview.png")
+    if cohorts:
+        pictures.overview(cohorts[0], bins, folder / "overview.png")
     return figures
+
+
+def draw_continual(protocols: Sequence[continual.Protocol], folder: Path) -> list[dict]:
+    """The figure of every scenario in which sites came one after another, and what the page says of it."""
+    found = []
+    for one in protocols:
+        for scenario in one.summary["scenarios"]:
+            file = continual.file_of(one, scenario)
+            continual.draw(one, scenario, folder / file)
+            found.append(continual.section(one, scenario, Figure(one.cohort, "continual", file, continual.caption(one, scenario),
+                                                                 "A matrix of Dice a method; its summary is in the table below")))
+    return found
 
 
 def draw_numbers(cohort: Cohort, metrics: Mapping, curve: pd.DataFrame, bins: pd.DataFrame, folder: Path) -> list[Figure]:

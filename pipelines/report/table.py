@@ -39,6 +39,10 @@ def print_results(reports: Path, console: Console | None = None) -> None:
     if not path.is_file():
         raise DataError(f"{path} does not exist; `python -m pipelines.report --out {reports}` makes it")
     for name, cohort in json.loads(path.read_text()).items():
+        if "classification" in cohort:
+            console.print(classification_table(name, cohort["classification"]))
+        if "labels" not in cohort:
+            continue
         console.print(cohort_table(name, cohort))
         if cohort["caveat"]:
             console.print(f"  Caveat: {cohort['caveat']}.", style="yellow", highlight=False)
@@ -68,6 +72,21 @@ def cohort_table(name: str, cohort: Mapping) -> Table:
                           style="bold" if experiment["system"] == cohort["headline"] else None)
         table.add_section()
     return table
+
+
+def classification_table(name: str, metrics: Mapping) -> Table:
+    """What systems that answer whole cases came to, a row an experiment. Fits 80 columns."""
+    found = Table(title=f"{name}: {metrics['outcome']['column']} of whole cases, {metrics['confidence']:.0%} bootstrap intervals over cases",
+                  title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    found.add_column("", no_wrap=True)
+    for heading in ("cases", "mAP", "AUROC", "ECE", "train"):
+        found.add_column(heading, justify="right", no_wrap=True)
+    for experiment, entry in metrics["experiments"].items():
+        measures = entry["measures"]
+        found.add_row(experiment, str(entry["cases"]), f"{number(measures['map']['mean'], 3)} {interval(measures['map'])}",
+                      number(measures["auroc"]["mean"], 3), number(measures["ece"]["mean"], 3), seconds(entry["cost"]["train_seconds"]),
+                      style="bold" if experiment == metrics["headline"] else None)
+    return found
 
 
 def recorded(reports: Path) -> list[tuple[str, Path | str]]:

@@ -64,14 +64,15 @@ class Keys:
 
 
 @cache
-def code_hash(package: str) -> str:
-    """A hash of the code that fitting and measuring a system of `package` may run."""
+def code_hash(package: str, common: tuple[str, ...] = COMMON, by_value: frozenset[str] = frozenset()) -> str:
+    """A hash of the code that fitting and measuring a system of `package` may run; `common`: modules that do so; `by_value`: more that are not
+    followed."""
     found: set[str] = set()
-    waiting = [*COMMON, f"{package}.system", f"{package}.params"]
+    waiting = [*common, f"{package}.system", f"{package}.params"]
     while waiting:
         if (module := waiting.pop()) not in found:
             found.add(module)
-            waiting += sorted(imports(module) - BY_VALUE - found)
+            waiting += sorted(imports(module) - BY_VALUE - by_value - found)
     return _digest({module: ast.dump(_tree(module)) for module in sorted(found)})
 
 

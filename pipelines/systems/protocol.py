@@ -1,4 +1,4 @@
-"""What a system is: something that learns from a few labelled cases and predicts label probabilities for another case.
+"""What a system is: something that learns from a few labelled cases and predicts, for another case, label probabilities or the class of the whole.
 
 A new system is one folder with `params.py` (a light pydantic model called `Params`) and `system.py` (a class called `System`),
 and one line in `pipelines.systems.REGISTRY`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Task:
     modalities: tuple[str, ...]  # every modality that may occur, in a fixed order; any may be missing for a case
     prompts: PromptBank  # text embeddings per modality x class x site, from the frozen text encoder
     backbone: Backbone
+    outcomes: tuple[str, ...] = ()  # classes of a whole case; empty where the cohort has none
 
 
 class FewShotSystem(Protocol):
@@ -45,3 +46,22 @@ class FewShotSystem(Protocol):
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote."""
+
+
+class CaseClassifier(Protocol):
+    """As `FewShotSystem`, but what it learns and says is the outcome of a whole case (`Case.outcome`, `Task.outcomes`). It says so by `answers`."""
+
+    answers: Literal["case"]  # a system without it answers "voxels"
+    uses_tokens: bool
+
+    def fit(self, task: Task, support: Sequence[Case], seed: int, source: Sequence[Case] = ()) -> None:
+        """Learn from cases with an outcome. Under transfer without shots, `support` is empty and `source` teaches."""
+
+    def predict(self, task: Task, case: Case) -> np.ndarray:
+        """Probabilities `(len(task.outcomes),)` float32 summing to 1."""
+
+    def save(self, folder: Path) -> None:
+        """As `FewShotSystem.save`."""
+
+    def load(self, folder: Path) -> None:
+        """As `FewShotSystem.load`."""

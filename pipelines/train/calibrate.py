@@ -71,7 +71,7 @@ def fit_temperature(samples: Sequence[Sample], prior_cases: float = PRIOR_CASES)
     samples = [sample for sample in samples if len(sample.truth)]
     if not samples:
         return Temperature(reason="no voxel near a lesion in the calibration cases")
-    own = tuple(_minimise(sample) for sample in samples)
+    own = tuple(minimised(sample) for sample in samples)
     before, voxels = nll(samples, 1.0), sum(len(sample.truth) for sample in samples)
     folds = _folds(samples, own)
     held_out = sum(nll([test], _shrunk(others, prior_cases)) for others, test in folds)
@@ -90,7 +90,7 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     return (powered / powered.sum(0, keepdims=True)).astype(np.float32)
 
 
-def _minimise(sample: Sample) -> float:
+def minimised(sample: Sample) -> float:
     """One case's own temperature, by L-BFGS on log T within `BOUNDS`."""
     result = minimize(lambda log_t: _nll_and_slope(sample, log_t[0]), x0=[0.0], jac=True, method="L-BFGS-B", bounds=[tuple(np.log(BOUNDS))])
     return float(np.clip(np.exp(result.x[0]), *BOUNDS))
@@ -122,4 +122,4 @@ def _folds(samples: Sequence[Sample], own: Sequence[float]) -> list[tuple[list[f
     halves = only.part(only.slices % 2 == 0), only.part(only.slices % 2 == 1)
     if not all(len(half.truth) for half in halves):
         return []
-    return [([_minimise(fit)], test) for fit, test in (halves, halves[::-1])]
+    return [([minimised(fit)], test) for fit, test in (halves, halves[::-1])]

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipelines.cohort import MANIFEST, Case
+from pipelines.cohort import MANIFEST, PARTICIPANTS, Case
+from pipelines.errors import UsageError
 from pipelines.outputs import sha256, staged_folder
 from pipelines.parallel import spread
 from pipelines.params import Experiment, Params
-from pipelines.systems import params_model
+from pipelines.systems import answers_of, params_model
 from pipelines.systems.protocol import Task
 from pipelines.train.fitted import RECORD
 from pipelines.train.inputs import experiment_of, load_task
@@ -44,10 +45,14 @@ def fit_experiment(name: str, *, source: Path, prompts: Path, embeddings: Path, 
 
 def plan_fits(name: str, experiment: Experiment, cases: Sequence[Case], params: Params) -> list[Job]:
     """The fits of an experiment with their draws."""
-    system_params = params_model(experiment.system)(**experiment.params).model_dump(mode="json")
+    system_params, answers = params_model(experiment.system)(**experiment.params).model_dump(mode="json"), answers_of(experiment.system)
+    if answers == "case" and params.cohort.outcome is None:
+        raise UsageError(f"experiment {name!r}: {experiment.system} tells the outcome of whole cases, and cohort.outcome in params.yaml is not "
+                         "given; name a column of participants.tsv there")
     kind = experiment.protocol or params.protocol.kind
     return [Job(name, experiment.system, system_params, experiment.shots, site, seed,
-                draw(cases, site, experiment.shots, seed, params.protocol, split_by=params.cohort.split_by, experiment=name, kind=kind),
+                draw(cases, site, experiment.shots, seed, params.protocol, split_by=params.cohort.split_by, experiment=name, kind=kind,
+                     answers=answers),
                 params.evaluate.band_mm, kind)
             for site in sites_of(cases, params.cohort.targets, kind) for seed in params.protocol.seeds]
 
@@ -70,9 +75,11 @@ def _run(waiting: Sequence[Job], task: Task, out: Path, jobs: int) -> None:
 def _fingerprint(experiment: Experiment, task: Task, params: Params, source: Path, prompts: Path) -> str:
     """What the fits depend on: a killed run is resumed only when none of it has changed, code included."""
     package = Path(__file__).parents[1]
+    table = Path(source) / PARTICIPANTS
     code = sorted((*(package / "train").rglob("*.py"), *(package / "systems").rglob("*.py")))
     content = {"experiment": experiment.model_dump(mode="json"), "protocol": params.protocol.model_dump(mode="json"),
                "split_by": params.cohort.split_by, "targets": params.cohort.targets, "labels": task.labels, "band_mm": params.evaluate.band_mm,
                "cohort": sha256(Path(source) / MANIFEST), "prompts": sha256(Path(prompts) / "prompts.json"),
-               "backbone": task.backbone.fingerprint, "code": [sha256(path) for path in code]}
+               "backbone": task.backbone.fingerprint, "code": [sha256(path) for path in code],
+               "outcomes": [task.outcomes, sha256(table)] if task.outcomes else []}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.cohort import Case
 from pipelines.errors import DataError
 from pipelines.systems import create, params_model
-from pipelines.systems.protocol import FewShotSystem, Task
+from pipelines.systems.protocol import CaseClassifier, FewShotSystem, Task
 from pipelines.train.calibrate import apply_temperature
 
 RECORD = "fit.json"
@@ -22,7 +22,7 @@ RECORD = "fit.json"
 class Fitted:
     """A trained system and its temperature. `record` is the content of `fit.json`."""
 
-    system: FewShotSystem
+    system: FewShotSystem | CaseClassifier
     task: Task
     record: Mapping[str, object]
 
@@ -36,7 +36,7 @@ class Fitted:
         return self.system.uses_tokens
 
     def raw(self, case: Case) -> np.ndarray:
-        """Probabilities before temperature scaling, `(1 + K, S, H, W)` float32."""
+        """Probabilities before temperature scaling, `(1 + K, S, H, W)` float32, or `(outcomes,)` of a system that answers the whole case."""
         return self.system.predict(self.task, case)
 
     def calibrated(self, raw: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class Fitted:
         return apply_temperature(raw, self.temperature)
 
     def predict(self, case: Case) -> np.ndarray:
-        """Calibrated probabilities `(1 + K, S, H, W)` float32; channel 0 is background."""
+        """Calibrated probabilities `(1 + K, S, H, W)` float32, channel 0 being background, or `(outcomes,)`."""
         return self.calibrated(self.raw(case))
 
 
@@ -56,6 +56,9 @@ def load_fitted(folder: Path, task: Task) -> Fitted:
     record = json.loads(path.read_text())
     if tuple(record["labels"]) != task.labels:
         raise DataError(f"{path} was trained for labels {', '.join(record['labels'])}, params.yaml has {', '.join(task.labels)}; train it again")
+    if tuple(record.get("outcomes", task.outcomes)) != task.outcomes:
+        raise DataError(f"{path} was trained for outcomes {', '.join(record['outcomes'])}, params.yaml has {', '.join(task.outcomes)}; "
+                        "train it again")
     system = create(record["system"], params_model(record["system"])(**record["params"]))
     system.load(Path(folder))
     return Fitted(system, task, record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.backbones import load_backbone
-from pipelines.cohort import Case, cases_of
+from pipelines.cohort import Case, cases_of, read_outcomes
 from pipelines.errors import DataError, UsageError
 from pipelines.params import Params
 from pipelines.prompts.bank import PromptBank
@@ -19,7 +19,8 @@ def load_task(source: Path, prompts: Path, embeddings: Path, params: Params) -> 
     for folder, stage in ((source, "resample"), (prompts, "prompts"), (embeddings, "embed")):
         if not Path(folder).is_dir():
             raise UsageError(f"{folder} does not exist; the {stage} stage makes it")
-    cases = cases_of(source, token_files(embeddings))
+    outcome = params.cohort.outcome
+    cases = cases_of(source, token_files(embeddings), read_outcomes(source, outcome.column, outcome.values) if outcome else None)
     if not cases:
         raise DataError(f"{source} holds no case with an image and a mask; its quarantine.tsv says why")
     backbone = load_backbone(params.embed.backbone)
@@ -32,6 +33,7 @@ def load_task(source: Path, prompts: Path, embeddings: Path, params: Params) -> 
         modalities=(*known, *sorted(present - set(known))),
         prompts=PromptBank.load(prompts, embeddings),
         backbone=backbone,
+        outcomes=tuple(outcome.values) if outcome else (),
     )
     return task, cases
 

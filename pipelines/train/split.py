@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.cohort import Case
+from pipelines.cohort import Answers, Case
 from pipelines.errors import DataError
 from pipelines.experiments import ProtocolKind
 from pipelines.params import Protocol
@@ -52,8 +52,10 @@ class Split:
 
 
 def draw(cases: Sequence[Case], site: str, shots: int, seed: int, protocol: Protocol, *, split_by: Literal["subject", "session"] = "subject",
-         experiment: str = "", kind: ProtocolKind | None = None) -> Split:
+         experiment: str = "", kind: ProtocolKind | None = None, answers: Answers = "voxels") -> Split:
     """Draw the support, calibration, query and source cases of one fit at `site`; `kind` stands in for `protocol.kind`.
+
+    Labelled is a case whose truth is known: of its voxels, or of the whole case, whichever the system `answers`.
 
     Support is the beginning of the site's shuffled labelled cases, calibration its end, query all that is left and shares no subject with
     either (no session, with `split_by` "session"); source, under transfer, is every labelled case of another site that shares none with these.
@@ -61,7 +63,7 @@ def draw(cases: Sequence[Case], site: str, shots: int, seed: int, protocol: Prot
     either. Raises `TooFewCases` where the site has too few labelled cases, `DataError` where transfer finds no other site.
     """
     kind = kind or protocol.kind
-    labelled = [case for case in cases if case.dseg is not None]
+    labelled = [case for case in cases if case.known(answers)]
     local = _shuffled(labelled if kind == "pooled" else [case for case in labelled if case.site == site], f"{site}/{seed}", split_by)
     elsewhere = [] if kind == "pooled" else _without([case for case in labelled if case.site != site], local, split_by)
     support = tuple(local[:shots])

@@ -9,7 +9,7 @@ import yaml
 from pipelines.errors import UsageError
 from pipelines.params import load_params
 from tasks.dvc_stage import stages
-from tasks.lay_out import lay_out, lay_out_sweep
+from tasks.lay_out import lay_out, lay_out_beside
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,23 +65,23 @@ def test_a_simulated_cohort_keeps_its_simulation(project):
 
 
 def test_a_sweep_is_a_graph_of_its_own_that_needs_the_stages_up_to_embed(project):
-    target = lay_out_sweep("tcga-lgg", project)
+    target = lay_out_beside("sweep", "tcga-lgg", project)
     assert target == "cohorts/tcga-lgg/sweep/dvc.yaml:sweep"
     assert stages(target, project) == [*(f"cohorts/tcga-lgg/dvc.yaml:{stage}" for stage in ("ingest", "resample", "prompts", "embed")), target]
     assert not any("sweep" in stage for stage in stages(lay_out("tcga-lgg", project), project))
-    own = lay_out_sweep(load_params(project / "params.yaml").cohort.name, project)
+    own = lay_out_beside("sweep", load_params(project / "params.yaml").cohort.name, project)
     assert stages(own, project) == ["simulate", "ingest", "resample", "prompts", "embed", own]
 
 
 def test_a_sweep_without_arms_has_the_projects(project):
-    lay_out_sweep("tcga-lgg", project)
+    lay_out_beside("sweep", "tcga-lgg", project)
     params = load_params(project / "cohorts/tcga-lgg/params.yaml")
     assert params.sweep.arms == load_params(project / "params.yaml").sweep.arms
     assert params.sweep.grids != load_params(project / "params.yaml").sweep.grids
 
 
 def test_an_unknown_cohort_is_answered_with_those_there_are(project):
-    with pytest.raises(UsageError, match="no cohort 'nope'; known: open-ms, pgbm, phantom, tcga-lgg"):
+    with pytest.raises(UsageError, match="no cohort 'nope'; known: open-ms, paired, pgbm, phantom, tcga-lgg, tcga-lgg-grade"):
         lay_out("nope", project)
 
 
