@@ -23,10 +23,10 @@ import yaml
 from benchmarks.faults_hospital import Hospital
 from pipelines.cli import run
 from pipelines.errors import DataError
-from pipelines.outputs import sha256
 from pipelines.params import Simulate
 from tasks.site import STAGES, Workspace
 from tests.tiny_store import fresh_store
+from tests.tiny_studies import contents
 
 PROJECT = Path(__file__).parents[1]
 SITE = "site-b"
@@ -84,20 +84,12 @@ def predict(*, count: int = 10, studies: int = 5) -> None:
             started = time.perf_counter()
             list(pool.map(lambda one: timed([*one[1], "--out", str(work / f"together-{one[0]}")], PROJECT, environment), enumerate(commands)))
             together = time.perf_counter() - started
-        different = [number for number in range(count) if written(work / f"alone-{number}") != written(work / f"together-{number}")]
+        different = [number for number in range(count) if contents(work / f"alone-{number}") != contents(work / f"together-{number}")]
         seconds = sum(spent.clock for spent in alone)
         print(f"{count} predictions one after another: {seconds:.1f} s, at once: {together:.1f} s, {seconds / together:.2f} times as many a minute "
               f"({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}); {len(different)} of {count} differ")
         if different:
             sys.exit(1)
-
-
-def written(folder: Path) -> dict[str, str]:
-    """Name and SHA-256 of every DICOM object of an answer."""
-    found = {path.name: sha256(path) for path in sorted(folder.glob("*.dcm"))}
-    if not found:
-        raise DataError(f"{folder.name} holds no DICOM object, so there is nothing to compare")
-    return found
 
 
 class Spent(NamedTuple):

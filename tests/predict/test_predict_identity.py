@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from tiny_studies import ROOT, Look, settings, write_study
+from tiny_studies import ROOT, Look, contents, settings, write_study
 
 from pipelines.errors import DataError
 from pipelines.parallel import spread
@@ -90,18 +90,6 @@ def test_headers_that_no_object_can_be_made_of_are_a_sentence_without_them(model
     said = "".join([*capfd.readouterr(), caplog.text]).encode().lower()
     assert not [word for word in words if word.lower() in said]
     assert not (tmp_path / "out").exists()
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """What an output folder holds, times left out of the objects."""
-    found = {}
-    for path in sorted(out.iterdir()):
-        found[path.name] = path.read_bytes()
-        if path.suffix == ".dcm":
-            dataset = pydicom.dcmread(path)
-            kept = (element for element in dataset.iterall() if not element.keyword.endswith(("Date", "Time", "DateTime")))
-            found[path.name] = dataset.PixelData + "".join(f"{element.tag}{element.repval}" for element in kept).encode()
-    return found
 
 
 def _predict_one(model, home: Path, index: int) -> None:
