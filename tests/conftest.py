@@ -11,6 +11,13 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
+#: Files that take a minute or more, the longest first: where tests run in several processes, all are then busy until the end.
+LONGEST = ("test_day_in_the_life.py", "test_faults.py", "test_serve.py", "test_adapt_site.py", "test_two_sites.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
