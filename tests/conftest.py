@@ -11,8 +11,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
-#: Files that take a minute or more, the longest first: where tests run in several processes, all are then busy until the end.
-LONGEST = ("test_day_in_the_life.py", "test_faults.py", "test_serve.py", "test_adapt_site.py", "test_two_sites.py")
+#: Files that take a minute or more, the longest first: where tests run in several processes, all are then busy until the end. A process that is
+#: given a file of one test is given the next file too, at once, so a short one stands where a long one would wait for the end of the day.
+LONGEST = ("test_day_in_the_life.py", "test_faults.py", "test_serve.py", "test_artifacts.py", "test_adapt_site.py", "test_two_sites.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
