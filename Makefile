@@ -51,9 +51,8 @@ continual: $(READY)  ## sites one after another: ITL and its baselines, every si
 	target=$$(python -m tasks.lay_out $(COHORT) --continual); dvc repro "$$target"
 	dvc repro --single-item report
 
-# Three processes on two cores, because the longest tests wait for schedules and servers most of the time.
 test: $(READY) lint  ## everything CI runs
-	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 10
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 10
 
 lint: $(READY)  ## ruff and the import contracts
 	ruff check .
