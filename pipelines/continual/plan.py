@@ -20,9 +20,6 @@ from pipelines.train.split import Split, draw, sites_of
 #: Between the sites of an order, in files.
 THEN = ">"
 CODE = ("pipelines.continual.work",)
-#: Not followed for a unit's key, because they hand data on and compute nothing of it.
-PLUMBING = frozenset({"pipelines.cohort", "pipelines.continual.plan", "pipelines.errors", "pipelines.outputs", "pipelines.prompts.bank",
-                      "pipelines.systems.protocol", "pipelines.train.one"})
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def keys_of(units: Sequence[Unit], keys: Keys, params: Params) -> dict[str, str]
                  for site, split in unit.draws.items()}
         shared = {name: value for name, value in keys.shared.items() if name != "evaluate"}
         content = {**shared, "params": settings, "learns": unit.arm.learns, "orders": unit.orders, "seed": unit.seed, "draws": draws,
-                   "shown": params.continual.scenarios[unit.scenario], "code": code_hash(package, CODE, PLUMBING)}
+                   "shown": params.continual.scenarios[unit.scenario], "code": code_hash(package, CODE)}
         found[unit.name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     return found
 

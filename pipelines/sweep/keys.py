@@ -64,15 +64,14 @@ class Keys:
 
 
 @cache
-def code_hash(package: str, common: tuple[str, ...] = COMMON, by_value: frozenset[str] = frozenset()) -> str:
-    """A hash of the code that fitting and measuring a system of `package` may run; `common`: modules that do so; `by_value`: more that are not
-    followed."""
+def code_hash(package: str, common: tuple[str, ...] = COMMON) -> str:
+    """A hash of the code that fitting and measuring a system of `package` may run; `common`: modules that do so."""
     found: set[str] = set()
     waiting = [*common, f"{package}.system", f"{package}.params"]
     while waiting:
         if (module := waiting.pop()) not in found:
             found.add(module)
-            waiting += sorted(imports(module) - BY_VALUE - by_value - found)
+            waiting += sorted(imports(module) - BY_VALUE - found)
     return _digest({module: ast.dump(_tree(module)) for module in sorted(found)})
 
 
