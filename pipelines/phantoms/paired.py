@@ -1,14 +1,14 @@
 """A simulated cohort of MR and PET pairs in which neither image tells the answer alone, and their sum does not either.
 
-Every patient has a pair of lesions, one in each hemisphere, that take up contrast agent: one is solid, the other a rim around a dead core. Which
-side is which is a coin's throw. One of them is active on PET, whichever it is, the other hardly; PET cannot see what a lesion is made of, because
-the tracer is spread evenly over it. The question is of what kind the active lesion is: MR alone shows one of each, PET alone shows one active and
-one not, and only who looks at the MR lesion that PET points to can tell. (What this stands for: after radiation, which of two enhancing lesions is
-tumour.)
+Every patient has two lesions that take up contrast agent, one in each hemisphere; each is solid or a rim around a dead core, as a coin falls. One of
+them is active on PET, whichever it is, the other hardly; PET cannot see what a lesion is made of, because the tracer is spread evenly over it. The
+question is of what kind the active lesion is. PET alone says nothing. MR alone knows when both lesions are of one kind, and has to guess in the
+other half of the patients, whose answer is an exclusive or of two sides: only who looks at the MR lesion that PET points to can tell. (What this
+stands for: after radiation, which of two enhancing lesions is tumour.)
 
-As a function of the two sides it is an exclusive or, which no sum of the images' own decisions gives; features of both images read jointly do give
-it, and so late fusion can learn it. Sites differ in field strength, sequence, coil, noise and camera like those of the main phantom cohort. Places,
-sizes, uptake and the uptake of vessels and muscle vary and mean nothing. No patient, tracer or scanner was measured.
+No sum of the images' own decisions gives it; features of both images read jointly do, and so late fusion can learn it. Sites differ in field
+strength, sequence, coil, noise and camera like those of the main phantom cohort. Places, sizes, uptake and the uptake of vessels and muscle vary and
+mean nothing. No patient, tracer or scanner was measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipelines.phantoms.anatomy import Tissue
 from pipelines.phantoms.sites import SITES
 
 #: Counted as part of the inputs of a half-written cohort: raise it when the simulation changes.
-VERSION = 1
+VERSION = 2
 SPACING_MM = 3.0
 #: The answer's column in participants.tsv, and its values: solid, rim.
 OUTCOME, SOLID, RIM = "active_lesion", 1, 2
@@ -82,19 +82,19 @@ def simulate_pair(params: Simulate, site_name: str, index: int, out: Path) -> st
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng([params.seed, zlib.crc32(b"paired"), zlib.crc32(site_name.encode()), index])
-    rim_on_left, active_on_left = (bool(coin) for coin in rng.integers(0, 2, 2))
+    left_rim, right_rim, left_active = coins = tuple(bool(coin) for coin in rng.integers(0, 2, 3))
     subject = f"{site_name[-1]}{index:04d}"
     final = out / site_name / f"sub-{subject}"
     if not final.is_dir():
         partial = out / site_name / f".partial-{index}"
         shutil.rmtree(partial, ignore_errors=True)
         with threadpool_limits(1):  # sums in another order differ in the last bit
-            _scan(partial, subject, site_name, (rim_on_left, active_on_left), rng)
+            _scan(partial, subject, site_name, coins, rng)
         partial.rename(final)
-    return f"sub-{subject}\t{site_name}\t{RIM if rim_on_left == active_on_left else SOLID}"
+    return f"sub-{subject}\t{site_name}\t{RIM if (left_rim if left_active else right_rim) else SOLID}"
 
 
-def draw_lesions(healthy: anatomy.Head, rim_on_left: bool, active_on_left: bool, rng: np.random.Generator) -> list[Lesion]:
+def draw_lesions(healthy: anatomy.Head, left_rim: bool, right_rim: bool, left_active: bool, rng: np.random.Generator) -> list[Lesion]:
     """One lesion in each hemisphere (the left has negative x), in brain tissue and near the middle slice."""
     brain = np.argwhere(np.isin(healthy.labels, (Tissue.GREY, Tissue.WHITE)))
     where = brain @ healthy.affine[:3, :3].T + healthy.affine[:3, 3]
@@ -105,7 +105,7 @@ def draw_lesions(healthy: anatomy.Head, rim_on_left: bool, active_on_left: bool,
         usable = where[near & (sideways > RADIUS_MM[1] + 4) & (sideways < 52) & (np.abs(where[:, 1] + 18) < 52)]
         centre = usable[rng.integers(len(usable))]
         radii = rng.uniform(*RADIUS_MM) * np.exp(rng.normal(0, 0.08, 3))
-        lesions.append(Lesion(centre, radii, rim=left == rim_on_left, active=left == active_on_left))
+        lesions.append(Lesion(centre, radii, rim=left_rim if left else right_rim, active=left == left_active))
     return lesions
 
 
@@ -145,7 +145,7 @@ def _plane(pixel_mm: float) -> scanner.Plane:
                                tilt_deg=np.zeros(3))
 
 
-def _scan(folder: Path, subject: str, site_name: str, coins: tuple[bool, bool], rng: np.random.Generator) -> None:
+def _scan(folder: Path, subject: str, site_name: str, coins: tuple[bool, ...], rng: np.random.Generator) -> None:
     site, (fwhm_mm, counts) = SITES[site_name], CAMERAS[site_name]
     healthy = anatomy.head(rng, SPACING_MM)
     biology = physics.draw_biology(rng)

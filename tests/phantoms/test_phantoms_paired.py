@@ -20,11 +20,12 @@ def head():
     return anatomy.head(np.random.default_rng(0), SPACING_MM)
 
 
-@pytest.mark.parametrize(("rim_on_left", "active_on_left"), [(True, True), (True, False), (False, True), (False, False)])
-def test_one_rim_one_active_and_tracer_blind_to_what_a_lesion_is_made_of(head, rim_on_left, active_on_left):
+@pytest.mark.parametrize(("left_rim", "right_rim", "left_active"),
+                         [(True, False, True), (True, True, False), (False, True, True), (False, False, False)])
+def test_each_of_its_kind_one_active_and_tracer_blind_to_what_a_lesion_is_made_of(head, left_rim, right_rim, left_active):
     rng = np.random.default_rng(3)
-    lesions = draw_lesions(head, rim_on_left, active_on_left, rng)
-    assert [lesion.rim for lesion in lesions] == [rim_on_left, not rim_on_left]
+    lesions = draw_lesions(head, left_rim, right_rim, left_active, rng)
+    assert [lesion.rim for lesion in lesions] == [left_rim, right_rim]
     assert lesions[0].centre_mm[0] < 0 < lesions[1].centre_mm[0]
     labels, depths = painted(head, lesions, rng)
     for lesion, depth in zip(lesions, depths, strict=True):
@@ -33,7 +34,7 @@ def test_one_rim_one_active_and_tracer_blind_to_what_a_lesion_is_made_of(head, r
     suv = uptake(head, lesions, depths, physics.draw_biology(rng), rng)
     levels = [suv[depth > 0] for depth in depths]
     assert all(np.ptp(level) == 0 for level in levels)  # rim and core alike
-    assert (levels[0][0] > levels[1][0]) == active_on_left
+    assert (levels[0][0] > levels[1][0]) == left_active
 
 
 def test_a_subject_is_written_once_and_named_by_what_its_images_relate(tmp_path):
