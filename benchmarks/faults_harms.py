@@ -16,11 +16,12 @@ import numpy as np
 import psutil
 
 from benchmarks.faults_hospital import ARCHIVED, WATCHED, Clinic, Process
+from tasks.site import STAGES as DATA
 
 #: Moment -> what the log says then, and for how many seconds at most after it a harm strikes.
-STAGES = {name: (f"Running stage '{name}'", 3.0) for name in ("ingest", "resample", "prompts", "embed", "adapt", "judge")}
-MOMENTS = {"begin": ("Beginning flow run", 1.5), **{name: STAGES[name] for name in ("ingest", "resample", "prompts", "embed")},
-           "roles": ("Task run 'embed' - Finished", 2.0), "adapt": STAGES["adapt"], "judge": STAGES["judge"],
+STAGES = {name: (f"Running stage '{name}'", 3.0) for name in (*DATA, "adapt", "judge")}
+MOMENTS = {"begin": ("Beginning flow run", 1.5), **{name: STAGES[name] for name in DATA},
+           "roles": (f"Task run '{' '.join(DATA)}' - Finished", 2.0), "adapt": STAGES["adapt"], "judge": STAGES["judge"],
            "promote": ("Task run 'judge' - Finished", 4.0)}
 LOCKED_S = (4.0, 20.0)  # SQLite waits 5 s for a lock before it gives up
 SPARE_BYTES = 400_000  # what a full disk still takes, at most

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ app = cyclopts.App(name="python -m benchmarks.service", help_format="plaintext")
 
 
 @app.command
-def adapt(*, studies: int = 5, repeats: int = 1) -> None:
+def adapt(*, studies: int = 5, repeats: int = 1, slice_mm: float | None = None) -> None:
     """Adapt to simulated DICOM studies with the flow, and then run the same stages bare, with params.yaml's own system.
 
     Prefect, DVC, the roles, the gate's bookkeeping and the registry are all in the flow's time. The bare stages are the very commands of the
@@ -48,9 +49,11 @@ def adapt(*, studies: int = 5, repeats: int = 1) -> None:
         Labelled studies of the site; roles are given to them as params say.
     repeats
         How often both are timed, in turns; medians are printed.
+    slice_mm
+        Acquire every series in slices of this thickness instead of the site's own 6 mm: 1 to 1.5 as 3-D sequences have it.
     """
     with tempfile.TemporaryDirectory(prefix="semiflow-service-") as temporary, Hospital(Path(temporary)) as hospital:
-        inbox = simulated(Path(temporary) / "studies", studies)
+        inbox = simulated(Path(temporary) / "studies", studies, slice_mm)
         spent: dict[str, list[Spent]] = {"flow": [], "nothing new": [], "stages": []}
         for number in range(repeats):
             workspace = new_workspace(Path(temporary) / f"project-{number}", inbox)
@@ -107,11 +110,16 @@ def known_to(hospital: Hospital, workspace: Workspace) -> dict[str, str]:
     return hospital.environment() | {"PREFECT_API_URL": f"{hospital.server.page}/api", "SEMIFLOW_PROJECT": str(workspace.project)}
 
 
-def simulated(folder: Path, studies: int) -> Path:
-    """DICOM studies of the default phantom cohort's second site, at full size, a folder each."""
+def simulated(folder: Path, studies: int, slice_mm: float | None = None) -> Path:
+    """DICOM studies of the default phantom cohort's second site, at full size, a folder each; in slices of its own thickness, or of `slice_mm`."""
     from pipelines.params import load_params
     from pipelines.phantoms.cohort import simulate_subject
+    from pipelines.phantoms.sites import SITES
 
+    if slice_mm:
+        thin = {name: replace(series, slices=round(series.slices * series.step_mm / slice_mm), step_mm=slice_mm, thickness_mm=slice_mm)
+                for name, series in SITES[SITE].series.items()}
+        SITES[SITE] = replace(SITES[SITE], series=thin)
     settings = load_params(PROJECT / "params.yaml").simulate.model_dump() | {"subjects_per_site": studies, "missing_fraction": 0.0}
     for index in range(studies):
         simulate_subject(Simulate(**settings), SITE, index, folder)

@@ -61,8 +61,7 @@ def adapt_to_what_is_new(workspace: Workspace) -> dict:
     """The stages, the gate, the promotion. Returns the verdict."""
     stage = run_stage.with_options(retries=workspace.service.retries)
     with data_of([workspace], change=True):
-        for name in STAGES:
-            stage(name, workspace.folder, workspace.service.timeout_s)
+        stage(" ".join(STAGES), workspace.folder, workspace.service.timeout_s)
         give_roles(workspace)
     earlier = earlier_workspaces(workspace)
     with data_of(earlier):

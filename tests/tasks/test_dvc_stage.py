@@ -78,6 +78,12 @@ def test_a_stage_that_explains_itself_fails_with_its_sentence(project):
     assert failure.value.expected
 
 
+def test_several_stages_in_one_call_and_the_one_that_fails_is_named(project):
+    with pytest.raises(StageFailed, match=r"^wrong failed: site A has too few cases"):
+        repro(["first", "wrong", "crash"], project, 60)
+    assert any("'first' didn't change" in line for line in repro(["first"], project, 60)), "what was finished before it is kept"
+
+
 def test_a_crash_is_told_from_a_refusal(project):
     with pytest.raises(StageFailed, match=r"crash failed: .*exited with -9") as failure:
         repro(["crash"], project, 60)
