@@ -1,4 +1,4 @@
-"""A fitted system as an MLflow model: give it the volumes of one study, it gives label probabilities.
+"""A fitted system as an MLflow model: give it the volumes of one study, it gives label probabilities, or those of the case's classes.
 
 MLflow stores this file beside the weights and runs it when the model is loaded ("models from code"), so it imports nothing of `tasks`.
 The frozen backbone is not stored: the model knows its fingerprint, finds its folder on the machine where it runs, and refuses another.
@@ -27,7 +27,7 @@ SLICE_AXIS = "slice_axis"
 
 
 class SemiflowModel(PythonModel):
-    """Probabilities of the target labels for one study.
+    """Probabilities of the target labels for one study, or of the classes that the whole study may be of.
 
     Input, by name, float32 where not said otherwise:
 
@@ -37,7 +37,8 @@ class SemiflowModel(PythonModel):
     - `slice_axis`: `(1,)` int64, the axis of the patient that slices lie along: 0 left-right, 1 posterior-anterior, 2 inferior-superior (axial).
     - `brain`: the foreground mask, above 0 inside; filled with NaN it is taken from the voxels where a volume is not 0.
 
-    Output: `(1 + labels, slices, rows, columns)` float32 summing to 1 over the first axis; channel 0 is background.
+    Output: `(1 + labels, slices, rows, columns)` float32 summing to 1 over the first axis, channel 0 being background; or `(classes,)`, in the order
+    of the model config's `outcomes`.
     """
 
     def load_context(self, context) -> None:
@@ -51,7 +52,7 @@ class SemiflowModel(PythonModel):
         self.modalities = tuple(config["modalities"])
         backbone = find_backbone(config["backbone"], config["backbone_fingerprint"]) if config["uses_tokens"] else None
         prompts = PromptBank.load(folder / "text", folder / "text")
-        self.fitted = load_fitted(folder / "weights", Task(tuple(config["labels"]), self.modalities, prompts, backbone))
+        self.fitted = load_fitted(folder / "weights", Task(tuple(config["labels"]), self.modalities, prompts, backbone, tuple(config["outcomes"])))
 
     def predict(self, context, model_input, params=None):
         """See the class."""

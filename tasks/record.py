@@ -17,7 +17,7 @@ import cyclopts
 from pipelines import cli
 from pipelines.outputs import locked, sha256, write_json
 from tasks.environment import FLOW_RUN_VARIABLE, PROJECT, tracking_uri
-from tasks.reported import Experiment, Reported, leaves, metric_name, numbers_of, read_reports
+from tasks.reported import CLASSIFICATION, Experiment, Reported, leaves, metric_name, numbers_of, read_reports
 
 MLFLOW_EXPERIMENT = "semiflow"
 CONTENT_TAG = "semiflow.content"
@@ -146,10 +146,17 @@ def log_experiment(location: str, reported: Reported, experiment: Experiment, co
         log_figures(reported, experiment)
         model = ""
         if experiment.models.is_dir():
-            model = log_model(reported, experiment, register=experiment.system == summary["evaluate"]["headline"])
+            model = log_model(reported, experiment, register=headline(reported, experiment))
             mlflow.set_tag("model", model)
         mlflow.set_tag(COMPLETE_TAG, "true")
     return {"run": run.info.run_id, "model": model}
+
+
+def headline(reported: Reported, experiment: Experiment) -> bool:
+    """Whether an experiment's model is the one of its cohort to register."""
+    if experiment.answers_case:
+        return experiment.name == reported.metrics[reported.cohort]["classification"]["headline"]
+    return experiment.system == experiment.summary["evaluate"]["headline"]
 
 
 def log_method(location: str, reported: Reported, common: dict[str, str], name: tuple[str, str], found: Mapping) -> dict[str, str]:
@@ -224,7 +231,7 @@ def log_report(reported: Reported) -> None:
     """The report with its tables and figures, and the params and lock file that it came from, as artifacts of the parent."""
     import mlflow
 
-    for name in ("index.html", "metrics.json", "results.csv", "continual.csv"):
+    for name in ("index.html", "metrics.json", "results.csv", CLASSIFICATION, "continual.csv"):
         if (reported.reports / name).is_file():
             mlflow.log_artifact(str(reported.reports / name), "report")
     for path in (reported.params_file, reported.lock_file):

@@ -59,6 +59,7 @@ def model_config(record: dict, backbone: str) -> dict:
 
     system = create(record["system"], params_model(record["system"])(**record["params"]))
     return {key: record[key] for key in ("system", "site", "seed", "shots", "labels", "modalities")} | {
+        "outcomes": record.get("outcomes", []),
         "backbone": backbone, "backbone_fingerprint": record["backbone"], "uses_tokens": bool(system.uses_tokens)}
 
 
@@ -79,7 +80,8 @@ def signature(config: dict):
     volume, number = (-1, -1, -1), np.dtype(np.float32)
     inputs = [TensorSpec(number, volume, name) for name in (*config["modalities"], "brain")]
     inputs += [TensorSpec(number, (3,), "spacing_mm"), TensorSpec(np.dtype(np.int64), (1,), "slice_axis")]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(number, (1 + len(config["labels"]), *volume))]))
+    output = (len(config["outcomes"]),) if config["outcomes"] else (1 + len(config["labels"]), *volume)
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(number, output)]))
 
 
 def input_example(config: dict) -> dict[str, np.ndarray]:

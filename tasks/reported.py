@@ -18,6 +18,7 @@ from pipelines.outputs import sha256
 
 #: Raise when what a run holds changes, so that the next recording makes new runs of the same results.
 RECORD_VERSION = 1
+CLASSIFICATION = "classification.csv"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ class Experiment:
         """What runs of other numbers of shots belong to the same curve: the system, or the arm of a sweep under its protocol."""
         arm, protocol = str(self.summary.get("arm", self.system)), str(self.summary["protocol"])
         return f"{arm} {protocol}" if self.summary.get("sweep") and protocol != "within" else arm
+
+    @property
+    def answers_case(self) -> bool:
+        return self.summary.get("answers") == "case"
+
+    @property
+    def rows(self) -> Path:
+        """A row per case and label or class."""
+        return self.folder / ("outcomes.csv" if self.answers_case else "cases.csv")
 
     @property
     def shots(self) -> int:
@@ -69,11 +79,16 @@ class Reported:
     def manifest(self) -> Path:
         return self.data / "resampled" / "manifest.tsv"
 
+    @property
+    def classified(self) -> bool:
+        """Whether some experiment answers whole cases."""
+        return any(experiment.answers_case for experiment in self.experiments)
+
     def fingerprint(self) -> str:
         """Digest of every result row, summary and model file: equal means there is nothing new to record."""
         digest = hashlib.sha256(f"record {RECORD_VERSION} {self.cohort}".encode())
         for experiment in self.experiments:
-            files = [experiment.folder / "cases.csv", experiment.folder / "summary.json"]
+            files = [experiment.rows, experiment.folder / "summary.json"]
             files += sorted(path for path in experiment.models.rglob("*") if path.is_file() and not hidden(path, experiment.models))
             for path in files:
                 digest.update(f"{experiment.name} {path.name} {sha256(path)}\n".encode())
@@ -88,11 +103,14 @@ class Reported:
 
 
 def read_reports(reports: Path, project: Path) -> list[Reported]:
-    """Every cohort of `reports/results.csv`, by name, each with its experiments."""
+    """Every cohort of `reports/results.csv` and `classification.csv`, by name, each with its experiments."""
     for name, maker in (("results.csv", "report"), ("metrics.json", "report")):
         if not (reports / name).is_file():
             raise DataError(f"{reports.name}/{name} does not exist; run the {maker} stage first")
-    rows = pd.read_csv(reports / "results.csv", usecols=["cohort", "experiment"], dtype=str).drop_duplicates()
+    tables = [pd.read_csv(reports / "results.csv", usecols=["cohort", "experiment"], dtype=str)]
+    if (reports / CLASSIFICATION).is_file():
+        tables.append(pd.read_csv(reports / CLASSIFICATION, usecols=["cohort", "method"], dtype=str).rename(columns={"method": "experiment"}))
+    rows = pd.concat(tables).drop_duplicates()
     metrics = json.loads((reports / "metrics.json").read_text())
     return [_cohort(str(cohort), sorted(group.experiment), reports, project, metrics) for cohort, group in rows.groupby("cohort", sort=True)]
 
@@ -103,7 +121,7 @@ def _cohort(cohort: str, names: list[str], reports: Path, project: Path, metrics
         folder = reports / "cohorts" / cohort / name
         summary = folder / "summary.json"
         if not summary.is_file():
-            raise DataError(f"{cohort}/{name}/summary.json does not exist though results.csv has rows of it; run the report stage again")
+            raise DataError(f"{cohort}/{name}/summary.json does not exist though the tables have rows of it; run the report stage again")
         experiments.append(Experiment(cohort, name, folder, project / "data" / cohort / "models" / name, json.loads(summary.read_text())))
     laid_out = project / "cohorts" / cohort
     base = laid_out if (laid_out / "params.yaml").is_file() else project
@@ -127,11 +145,17 @@ def leaves(tree: object, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 def numbers_of(metrics: Mapping[str, object], cohort: str, experiment: str) -> dict[str, float]:
     """The aggregated numbers of one experiment in metrics.json, named for MLflow, whose UI groups by what stands before the slash.
 
-    A mean is `<label>/<metric>`, its interval `<label>/<metric>.low` and `.high`; one site's are under `<site> <label>/`.
+    A mean is `<label>/<metric>`, its interval `<label>/<metric>.low` and `.high`; one site's are under `<site> <label>/`. What answers whole cases
+    has `cases/<metric>` and `<site>/<metric>`.
     """
-    entry = metrics.get(cohort, {}).get("experiments", {}).get(experiment, {})
-    groups = dict(entry.get("labels", {}))
-    groups |= {f"{site} {label}": values for site, labels in entry.get("sites", {}).items() for label, values in labels.items()}
+    found = metrics.get(cohort, {})
+    if experiment in (classified := found.get("classification", {}).get("experiments", {})):
+        entry = classified[experiment]
+        groups = {"cases": entry["measures"], **entry["sites"]}
+    else:
+        entry = found.get("experiments", {}).get(experiment, {})
+        groups = dict(entry.get("labels", {}))
+        groups |= {f"{site} {label}": values for site, labels in entry.get("sites", {}).items() for label, values in labels.items()}
     numbers = {}
     for group, values in {**groups, "cost": entry.get("cost", {})}.items():
         for keys, value in leaves(values):

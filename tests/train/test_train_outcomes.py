@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from tiny_stages import cases_at, stage_inputs, write_stages
+from tiny_store import fresh_store
 
 from pipelines.cohort import read_outcomes
 from pipelines.errors import DataError, UsageError
@@ -144,3 +145,30 @@ def test_the_temperature_of_whole_cases():
     honest = np.where(np.arange(2) == right[:, None], 0.75, 0.25)
     assert fit_case_temperature(list(zip(honest, truth, strict=True))).value == pytest.approx(1, abs=0.25)
     assert "fewer than 5" in fit_case_temperature(list(zip(sure[:3], truth[:3], strict=True))).reason
+
+
+def test_it_is_recorded_with_a_model_that_answers_cases(made, tmp_path, monkeypatch):
+    import mlflow
+
+    from tasks.environment import tracking_uri
+    from tasks.record import record
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "graded").symlink_to(made.folder)
+    (tmp_path / "params.yaml").symlink_to(made.folder / "params.yaml")
+    fresh_store(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs = record(made.folder / "reports", tmp_path)["graded"]
+    assert set(runs["experiments"]) == {"probe", "probe-strong"}
+    mlflow.set_registry_uri(tracking_uri(tmp_path))
+    metrics = mlflow.MlflowClient().get_run(runs["experiments"]["probe"]["run"]).data.metrics
+    reported = json.loads((made.folder / "reports" / "metrics.json").read_text())["graded"]["classification"]["experiments"]["probe"]
+    assert metrics["cases/auroc"] == pytest.approx(reported["measures"]["auroc"]["mean"])
+    assert metrics["east/map"] == pytest.approx(reported["sites"]["east"]["map"])
+    model = mlflow.pyfunc.load_model("models:/semiflow-graded-probe@challenger")
+    case = made.cases[0]
+    given = {name: case.image(name) for name in made.task.modalities} | {
+        "brain": case.foreground().astype(np.float32), "spacing_mm": np.array(case.spacing_mm, np.float32), "slice_axis": np.array([case.slice_axis])}
+    fitted = load_fitted(fits_of(made.folder / "models" / "probe")[0], made.task)
+    np.testing.assert_allclose(model.predict(given), fitted.predict(case), atol=1e-3)  # the stages keep tokens in half precision
+    assert record(made.folder / "reports", tmp_path)["graded"] == runs
