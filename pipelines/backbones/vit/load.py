@@ -6,6 +6,7 @@ size)` to what enters the first block, `(N, tokens, dim)` with the class token f
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,8 @@ HUB, STEM = "transformers", "stem.tower."
 def load_vit(name: str) -> nn.Module:
     """The frozen transformer `vit:<folder>` (this project's, with weights.safetensors and config.json) or `transformers:<folder>` (a ViT checkpoint).
 
-    A relative folder is looked for here and beside the installed code. Raises `UsageError` where there is none.
+    Its `fingerprint` is the hash of its weights. A relative folder is looked for here and beside the installed code. Raises `UsageError` where
+    there is none.
     """
     adapter, _, where = name.partition(":")
     if adapter not in ("vit", HUB) or not where:
@@ -36,6 +38,7 @@ def load_vit(name: str) -> nn.Module:
     if folder is None:
         raise UsageError(f"the vision transformer {name!r} has no {CONFIG} at {where}; give a folder with one (vit:models/vit is ours)")
     network = _own(folder) if adapter == "vit" else _published(folder)
+    network.fingerprint = _fingerprint(network)
     return network.requires_grad_(False).eval()
 
 
@@ -81,3 +84,11 @@ def _published(folder: Path) -> nn.Module:
     from pipelines.backbones.vit.published import PublishedVit
 
     return PublishedVit.load(folder)
+
+
+def _fingerprint(network) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +13,10 @@ from torch import nn
 from pipelines.backbones.vit.frames import slices_of
 from pipelines.cohort import Case
 from pipelines.errors import DataError
+
+#: Images whose tokens a process keeps, 100 kB each a slice; and the tokens, the oldest first.
+MOST_KEPT = 2000
+_kept: OrderedDict[tuple[str, str], torch.Tensor] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,18 @@ class Group:
 
 
 def embedded(case: Case, name: str, slices: int, vit: nn.Module) -> torch.Tensor:
-    """`(2, slices, tokens, dim)` of one image, as it is and mirrored left for right (rows of the stages' arrays run from side to side)."""
+    """`(2, slices, tokens, dim)` of one image, as it is and mirrored left for right (rows of the stages' arrays run from side to side).
+
+    Kept for the process's further fits, which look at the same images; never to be changed in place.
+    """
     seen = slices_of(case, name, slices, vit.size)
-    with torch.no_grad():
-        return torch.stack([vit.embed(seen), vit.embed(seen.flip(-2))])
+    key = vit.fingerprint, hashlib.sha256(seen.numpy().tobytes()).hexdigest()
+    if key not in _kept:
+        with torch.no_grad():
+            _kept[key] = torch.stack([vit.embed(seen), vit.embed(seen.flip(-2))])
+        if len(_kept) > MOST_KEPT:
+            _kept.popitem(last=False)
+    return _kept[key]
 
 
 def groups_of(cases: Sequence[Case], modalities: Sequence[str], outcomes: Sequence[str], slices: int, vit: nn.Module) -> list[Group]:

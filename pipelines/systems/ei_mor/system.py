@@ -111,7 +111,7 @@ class System:
         from pipelines.backbones.vit import load_vit
 
         self.vit = load_vit(self.params.vit)
-        self.state = {"modalities": list(modalities), "classes": classes, "vit": _fingerprint(self.vit)}
+        self.state = {"modalities": list(modalities), "classes": classes, "vit": self.vit.fingerprint}
 
     def _first(self):
         from pipelines.systems.ei_mor.network import Unimodal
@@ -155,12 +155,3 @@ def _learned(network) -> dict:
     """What of a network is not the frozen transformer's."""
     adapters = (".down", ".up", ".router.weight", ".router.bias")
     return {name: value for name, value in network.state_dict().items() if not name.startswith("towers.") or name.endswith(adapters)}
-
-
-def _fingerprint(network) -> str:
-    """Hash of a transformer's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return digest.hexdigest()
