@@ -236,7 +236,7 @@ def _run(experiment: str, site: str, challenger: Path, verdict: Mapping, *, tabl
     """Log a run with everything about a verdict, the model last. Returns the run's id."""
     import mlflow
 
-    from tasks.registry import packed
+    from tasks.registry import log_packed, packed
 
     card = json.loads((challenger / "fit" / CARD).read_text())
     tags = {"site": site, "decision": verdict["decision"], VERDICT_TAG: _digest(verdict), "flow_run_id": flow_run.id or "",
@@ -244,7 +244,7 @@ def _run(experiment: str, site: str, challenger: Path, verdict: Mapping, *, tabl
     with mlflow.start_run(experiment_id=experiment, run_name=f"{site} {verdict['decision']}", tags=tags) as run:
         _describe(challenger, verdict, tables)
         with packed(challenger / "fit", challenger / "text", challenger / "text", card["backbone"]) as parts:
-            mlflow.set_tag(MODEL_TAG, mlflow.pyfunc.log_model(name="model", **parts).model_uri)
+            mlflow.set_tag(MODEL_TAG, log_packed(parts).model_uri)
     return run.info.run_id
 
 

@@ -33,15 +33,29 @@ def log_model(reported: Reported, experiment: Experiment, register: bool) -> str
     name = f"semiflow-{reported.cohort}-{experiment.name}"
     fit, backbone = fits_of(experiment.models)[0], experiment.summary["backbone"]["name"]
     with packed(fit, reported.data / "prompts", reported.data / "embeddings", backbone) as parts:
-        logged = mlflow.pyfunc.log_model(name="model", registered_model_name=name if register else None, **parts)
+        logged = log_packed(parts, registered_model_name=name if register else None)
     if register:
         mlflow.MlflowClient().set_registered_model_alias(name, ALIAS, str(logged.registered_model_version))
     return logged.model_uri
 
 
+def log_packed(parts: dict, **options):
+    """`mlflow.pyfunc.log_model` of what `packed` gives, for the active run, without trying the input example on the model it has just logged.
+
+    That trial needs torch in a process that has no other use for it, takes seconds, and its failure would be no more than a warning.
+    """
+    import mlflow
+
+    class Untried(mlflow.models.Model):
+        def get_serving_input(self, path: str) -> None:
+            """Nothing to try; the example itself is stored with the model."""
+
+    return Untried.log(artifact_path=None, name="model", flavor=mlflow.pyfunc, **parts, **options)
+
+
 @contextlib.contextmanager
 def packed(fit: Path, prompts: Path, embeddings: Path, backbone: str) -> Iterator[dict]:
-    """A fit as the arguments of `mlflow.pyfunc.log_model` or `save_model`, while the block lasts. `backbone`: its name in params."""
+    """A fit as the arguments of `log_packed` or `mlflow.pyfunc.save_model`, while the block lasts. `backbone`: its name in params."""
     from pipelines.train.fitted import RECORD
 
     config = model_config(json.loads((fit / RECORD).read_text()), backbone)
