@@ -37,7 +37,7 @@ def render(cohorts: Sequence[Cohort], metrics: Mapping[str, dict], bins: pd.Data
     environment.filters |= {"number": number, "interval": interval, "p": p_value, "p_text": p_text,
                             "percent": percent, "percents": percents, "plain": plain, "seconds": seconds, "signed": signed, "size": size}
     sections = [section(cohort, metrics[cohort.name], bins, [figure for figure in figures if figure.cohort == cohort.name]) for cohort in cohorts]
-    images = {figure.file: inline(folder / figure.file) for figure in (*figures, *(part["figure"] for part in continual))}
+    images = {figure.file: inline(folder / figure.file) for figure in (*figures, *(part["figure"] for part in (*continual, *classified)))}
     return environment.get_template("page.html").render(sections=sections, images=images, classified=classified, continual=continual)
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.outputs import staged_file, staged_folder, write_json, write_text
-from pipelines.report import charts, continual, pictures
-from pipelines.report.classification import classification_metrics, collect_classified, section, table
+from pipelines.report import charts, classification, continual, pictures
 from pipelines.report.collect import COLUMNS, MOST_DRAWN, Cohort, collect, params_listed
 from pipelines.report.metrics import all_metrics
 from pipelines.report.page import render
@@ -33,11 +32,11 @@ class Figure:
 
 def report(source: Path, out: Path, params_file: Path | None = None) -> None:
     """Write results.csv, classification.csv, continual.csv, metrics.json, plots/, figures/ and index.html into `out`."""
-    classified = collect_classified(source, [params for _, params in params_listed(params_file)])
+    classified = classification.collect_classified(source, [params for _, params in params_listed(params_file)])
     cohorts = collect(source, params_file, needed=not classified)
     metrics = all_metrics(cohorts)
     for one in classified:
-        metrics[one.name] = {**metrics.get(one.name, {}), "classification": classification_metrics(one)}
+        metrics[one.name] = {**metrics.get(one.name, {}), "classification": classification.classification_metrics(one)}
     protocols = continual.read(source)
     for one in protocols:
         metrics[one.cohort] = {**metrics.get(one.cohort, {}), "continual": one.summary}
@@ -46,7 +45,7 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
         both = [table for cohort in cohorts for table in (cohort.cases, cohort.beside and cohort.beside.cases) if table is not None]
         (pd.concat(both, ignore_index=True) if both else pd.DataFrame(columns=COLUMNS)).to_csv(path, index=False)
     with staged_file(out / "classification.csv") as path:
-        table(classified).to_csv(path, index=False)
+        classification.table(classified).to_csv(path, index=False)
     with staged_file(out / "continual.csv") as path:
         continual.table(protocols).to_csv(path, index=False)
     write_json(out / "metrics.json", metrics)
@@ -55,9 +54,8 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
         bins.to_csv(folder / "reliability.csv", index=False)
     with staged_folder(out / "figures") as folder:
         figures = draw(cohorts, metrics, curve, bins, folder)
-        sections = draw_continual(protocols, folder)
-    write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures", continual=sections,
-                                          classified=[section(one.name, metrics[one.name]["classification"]) for one in classified]))
+        sections, told = draw_continual(protocols, folder), draw_classified(classified, metrics, folder)
+    write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures", continual=sections, classified=told))
     for one in classified:
         print(f"{one.name}: {len(one.summaries)} experiments that answer whole cases reported", flush=True)
     for cohort in cohorts:
@@ -86,6 +84,18 @@ def draw_continual(protocols: Sequence[continual.Protocol], folder: Path) -> lis
             continual.draw(one, scenario, folder / file)
             found.append(continual.section(one, scenario, Figure(one.cohort, "continual", file, continual.caption(one, scenario),
                                                                  "A matrix of Dice a method; its summary is in the table below")))
+    return found
+
+
+def draw_classified(classified: Sequence[classification.Classified], metrics: Mapping[str, dict], folder: Path) -> list[dict]:
+    """The figure of every cohort in which whole cases were answered, and what the page says of it."""
+    found = []
+    for one in classified:
+        own, file = metrics[one.name]["classification"], classification.file_of(one.name)
+        classification.draw(own, folder / file)
+        caption = (f"Every method's measures, and how far {own['headline']} is ahead of it, with {own['confidence']:.0%} bootstrap intervals over "
+                   "cases.")
+        found.append(classification.section(one.name, own, Figure(one.name, "classification", file, caption, "The numbers are in the table below")))
     return found
 
 
