@@ -9,7 +9,7 @@ cases is the one that the others are compared with.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from pipelines.params import Params
-from pipelines.report import charts
 from pipelines.report.measures import METRICS, measure_outcomes
 from pipelines.report.resampling import BOOTSTRAP_SEED
 
@@ -25,7 +24,6 @@ from pipelines.report.resampling import BOOTSTRAP_SEED
 OUTCOMES = "outcomes.csv"
 #: The columns of classification.csv.
 COLUMNS = ["method", "cohort", "site", "seed", "case", "label", "score"]
-TITLES = {"map": "mAP", "auroc": "AUROC", "balanced_accuracy": "Balanced accuracy", "ece": "ECE"}
 TEXT = dict.fromkeys(("cohort", "experiment", "site", "case", "case_site", "outcome", "class"), str)
 
 
@@ -94,47 +92,6 @@ def classification_metrics(cohort: Classified) -> dict[str, object]:
     first = summaries[headline]
     return {"headline": headline, "outcome": first["outcome"], "outcomes": outcomes, "caveat": first["caveat"], "disease": first["disease"],
             "confidence": settings.confidence, "experiments": experiments, "comparisons": comparisons}
-
-
-def draw(metrics: Mapping, path: Path) -> None:
-    """Every method's mAP and AUROC with intervals, a line a method, and how far the first one is ahead of it."""
-    names, panels = list(metrics["experiments"]), ("map", "auroc")
-    figure, axes = charts.subplots(1, len(panels) + 1, figsize=(3.4 * (len(panels) + 1), 1.2 + 0.3 * len(names)), sharey=True)
-    places = np.arange(len(names))
-    for axis, metric in zip(axes, panels, strict=False):
-        _dots(axis, places, [metrics["experiments"][name]["measures"][metric] for name in names], "mean")
-        axis.set_title(TITLES[metric])
-    ahead = {name: metrics["comparisons"].get(f"{metrics['headline']} vs {name}") for name in names}
-    compared = [index for index, name in enumerate(names) if ahead[name]]
-    _dots(axes[-1], places[compared], [ahead[names[index]]["map"] for index in compared], "difference")
-    axes[-1].axvline(0, color=charts.INK, linewidth=0.8)
-    axes[-1].set_title(f"{metrics['headline']} minus it, mAP")
-    axes[0].set_yticks(places, names)
-    axes[0].invert_yaxis()
-    charts.save(figure, path)
-
-
-def _dots(axis, places: np.ndarray, values: Sequence[Mapping], name: str) -> None:
-    """A dot with its interval on each line that has a value."""
-    for place, value in zip(places, values, strict=True):
-        if value[name] is not None:
-            axis.plot(value[name], place, "o", color=charts.PALETTE[0])
-            axis.plot([value["low"], value["high"]], [place, place], color=charts.PALETTE[0], linewidth=1.4)
-
-
-def file_of(name: str) -> str:
-    """The figure's file; it begins with the cohort's name, by which MLflow's recorder finds it."""
-    return f"{name}_classification.png"
-
-
-def section(name: str, metrics: Mapping, figure: object) -> dict[str, object]:
-    """What the template needs of a cohort's part of metrics.json; `figure` is its `stage.Figure`."""
-    rows = []
-    for experiment, entry in metrics["experiments"].items():
-        against = metrics["comparisons"].get(f"{metrics['headline']} vs {experiment}")
-        rows.append({"name": experiment, "headline": experiment == metrics["headline"], **entry, "against": against and against["map"]})
-    return {"name": name, "metrics": metrics, "rows": rows, "titles": TITLES, "first": rows[0], "rivals": [row for row in rows if row["against"]],
-            "figure": figure}
 
 
 def _cases(cohort: Classified, name: str) -> pd.Series:

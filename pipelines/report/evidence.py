@@ -1,4 +1,4 @@
-"""The tables of docs/evidence.md, taken from a finished report, so that no number in it was typed by hand."""
+"""The tables of docs/evidence.md and docs/ei-mor.md, taken from a finished report, so that no number in them was typed by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import cyclopts
 from pipelines.cli import run
 from pipelines.errors import DataError
 from pipelines.outputs import write_text
-from pipelines.report import continual
+from pipelines.report import classified, continual
 from pipelines.report.claims import NONE, Row, aims, variants
 from pipelines.report.words import PLURAL, condition, interval, percent, signed
 
@@ -43,13 +43,15 @@ def main(reports: Path = Path("reports"), document: Path = Path("docs/evidence.m
 def block(found: re.Match, metrics: Mapping) -> str:
     """What belongs between a cohort's markers; what is there already for a cohort without a report."""
     name = found.group(1)
-    if "focus" not in metrics.get(name, {}):
+    if not {"focus", "classification"} & set(metrics.get(name, {})):
         return found.group(0)
     return f"<!-- evidence:{name}:begin -->\n{markdown(metrics[name])}\n<!-- evidence:{name}:end -->"
 
 
 def markdown(metrics: Mapping) -> str:
-    """One cohort: what the figures are over, the aims, then the ablations and controls."""
+    """One cohort: what the figures are over, the aims, then the ablations and controls; or, where whole cases were answered, their table."""
+    if "focus" not in metrics:
+        return "\n".join(classified.markdown(metrics["classification"]))
     focus = metrics["focus"]
     result = metrics["experiments"][focus["experiment"]]
     sites, units = len(result["sites"]), PLURAL[metrics["unit"]]

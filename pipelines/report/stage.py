@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipelines.outputs import staged_file, staged_folder, write_json, write_text
-from pipelines.report import charts, classification, continual, pictures
+from pipelines.report import charts, classification, classified, continual, pictures
 from pipelines.report.collect import COLUMNS, MOST_DRAWN, Cohort, collect, params_listed
 from pipelines.report.metrics import all_metrics
 from pipelines.report.page import render
@@ -32,10 +32,10 @@ class Figure:
 
 def report(source: Path, out: Path, params_file: Path | None = None) -> None:
     """Write results.csv, classification.csv, continual.csv, metrics.json, plots/, figures/ and index.html into `out`."""
-    classified = classification.collect_classified(source, [params for _, params in params_listed(params_file)])
-    cohorts = collect(source, params_file, needed=not classified)
+    answered = classification.collect_classified(source, [params for _, params in params_listed(params_file)])
+    cohorts = collect(source, params_file, needed=not answered)
     metrics = all_metrics(cohorts)
-    for one in classified:
+    for one in answered:
         metrics[one.name] = {**metrics.get(one.name, {}), "classification": classification.classification_metrics(one)}
     protocols = continual.read(source)
     for one in protocols:
@@ -45,7 +45,7 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
         both = [table for cohort in cohorts for table in (cohort.cases, cohort.beside and cohort.beside.cases) if table is not None]
         (pd.concat(both, ignore_index=True) if both else pd.DataFrame(columns=COLUMNS)).to_csv(path, index=False)
     with staged_file(out / "classification.csv") as path:
-        classification.table(classified).to_csv(path, index=False)
+        classification.table(answered).to_csv(path, index=False)
     with staged_file(out / "continual.csv") as path:
         continual.table(protocols).to_csv(path, index=False)
     write_json(out / "metrics.json", metrics)
@@ -54,9 +54,9 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
         bins.to_csv(folder / "reliability.csv", index=False)
     with staged_folder(out / "figures") as folder:
         figures = draw(cohorts, metrics, curve, bins, folder)
-        sections, told = draw_continual(protocols, folder), draw_classified(classified, metrics, folder)
+        sections, told = draw_continual(protocols, folder), draw_classified(answered, metrics, folder)
     write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures", continual=sections, classified=told))
-    for one in classified:
+    for one in answered:
         print(f"{one.name}: {len(one.summaries)} experiments that answer whole cases reported", flush=True)
     for cohort in cohorts:
         print(f"{cohort.name}: {len(cohort.summaries)} experiments reported, {len(cohort.waiting)} not evaluated yet", flush=True)
@@ -87,15 +87,15 @@ def draw_continual(protocols: Sequence[continual.Protocol], folder: Path) -> lis
     return found
 
 
-def draw_classified(classified: Sequence[classification.Classified], metrics: Mapping[str, dict], folder: Path) -> list[dict]:
+def draw_classified(answered: Sequence[classification.Classified], metrics: Mapping[str, dict], folder: Path) -> list[dict]:
     """The figure of every cohort in which whole cases were answered, and what the page says of it."""
     found = []
-    for one in classified:
-        own, file = metrics[one.name]["classification"], classification.file_of(one.name)
-        classification.draw(own, folder / file)
+    for one in answered:
+        own, file = metrics[one.name]["classification"], classified.file_of(one.name)
+        classified.draw(own, folder / file)
         caption = (f"Every method's measures, and how far {own['headline']} is ahead of it, with {own['confidence']:.0%} bootstrap intervals over "
                    "cases.")
-        found.append(classification.section(one.name, own, Figure(one.name, "classification", file, caption, "The numbers are in the table below")))
+        found.append(classified.section(one.name, own, Figure(one.name, "classification", file, caption, "The numbers are in the table below")))
     return found
 
 

@@ -18,6 +18,7 @@ from pipelines.cohort import read_outcomes
 from pipelines.errors import DataError, UsageError
 from pipelines.evaluate.stage import evaluate, manifest_hash
 from pipelines.params import load_params
+from pipelines.report.evidence import main as evidence
 from pipelines.report.stage import report
 from pipelines.report.table import print_results
 from pipelines.train.fit import fit_experiment
@@ -98,6 +99,11 @@ def test_scores_measures_and_page(made):
     assert "graded: whole cases" in page and "probe-strong" in page
     assert (reports / "results.csv").read_text().startswith("cohort,experiment")
     print_results(reports)
+    document = made.folder / "document.md"
+    document.write_text("<!-- evidence:graded:begin -->\n<!-- evidence:graded:end -->\n")
+    evidence(reports, document)
+    (row,) = (line for line in document.read_text().splitlines() if line.startswith("| `probe` |"))
+    assert f"{probe['measures']['auroc']['mean']:.2f}" in row
 
 
 def test_segmenting_and_answering_cases_side_by_side(made, monkeypatch):
