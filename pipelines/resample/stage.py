@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pipelines.cohort import MANIFEST, case_id, read_manifest, write_manifest, write_quarantine
 from pipelines.errors import DataError, UsageError
 from pipelines.outputs import staged_folder, write_json
+from pipelines.parallel import spread
 from pipelines.params import Params
 from pipelines.resample.case import CaseResult, resample_case
 from pipelines.resample.labels import lookup_path
@@ -26,8 +29,6 @@ def resample_cohort(source: Path, out: Path, params: Params, jobs: int | None = 
     `jobs` cases at a time, one per core by default. A killed run continues with the cases it had not finished, as long as manifest,
     parameters and code are the same. Raises DataError where no case can be used.
     """
-    import joblib
-
     if not source.is_dir():
         raise UsageError(f"--source {source} does not exist; give the folder that the ingest stage wrote")
     table = read_manifest(source).astype(object)
@@ -40,9 +41,8 @@ def resample_cohort(source: Path, out: Path, params: Params, jobs: int | None = 
         todo = [name for name in cases if not (folder / DONE / f"{name}.json").is_file()]
         if len(todo) < len(cases):
             print(f"resample: {len(cases) - len(todo)} of {len(cases)} cases were finished by an earlier run", flush=True)
-        workers = min(jobs or joblib.cpu_count(), max(len(todo), 1))
-        calls = (joblib.delayed(finish_case)(source, folder, name, cases[name], params) for name in todo)
-        for count, line in enumerate(joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls), start=1):
+        work = partial(finish_case, source, folder, params)
+        for count, line in enumerate(spread(work, [(name, cases[name]) for name in todo], jobs or os.cpu_count() or 1), start=1):
             print(f"resample: {count}/{len(todo)} {line}", flush=True)
         results = [read_done(folder / DONE / f"{name}.json") for name in cases]
         write_cohort(source, folder, results)
@@ -58,8 +58,9 @@ def fingerprint(source: Path, cases: dict[str, list[dict]], params: Params) -> s
     return digest.hexdigest()
 
 
-def finish_case(source: Path, folder: Path, name: str, rows: list[dict], params: Params) -> str:
-    """Do one case, note that it is done, and say so in a line."""
+def finish_case(source: Path, folder: Path, params: Params, case: tuple[str, list[dict]]) -> str:
+    """Do one case (its name, its rows of the manifest), note that it is done, and say so in a line."""
+    name, rows = case
     result = resample_case(source, folder, rows, params.resample, labels=params.cohort.labels)
     write_json(folder / DONE / f"{name}.json", {"rows": result.rows, "quarantine": result.quarantine})
     images = [row for row in result.rows if row["kind"] == "image"]
