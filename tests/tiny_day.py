@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +16,7 @@ import pytest
 from tiny_hospitals import make_project, make_studies
 from tiny_pacs import Pacs
 from tiny_served import ask, wait_for
+from tiny_site import forget_store
 
 from pipelines.phantoms import identity
 
@@ -96,9 +95,14 @@ class Day:
         return json.loads((self.project / "sites" / site / "verdict.json").read_text())
 
     def serving(self, site: str) -> str:
-        """'<site> <version>' of the model that serves a site, as a command of its own finds it."""
-        code = f"from tasks.champions import serving; found = serving({site!r}); print(found.site, found.version)"
-        return subprocess.run([sys.executable, "-c", code], cwd=self.project, capture_output=True, text=True, check=True).stdout.strip()
+        """'<site> <version>' of the model that serves a site, by the project's registry."""
+        from tasks.champions import serving
+
+        try:
+            found = serving(site, self.project)
+        finally:
+            forget_store()
+        return f"{found.site} {found.version}"
 
     def aliases(self, site: str) -> dict[str, int]:
         """Alias -> version of a site's model, as the MLflow server has them."""
@@ -134,7 +138,7 @@ def open_day(folder: Path, prefect: str, mlflow: str) -> Day:
         query = {"ids": {"attribute": "PatientID", "file": str(listed)}}
         sites[site] = {"pacs": str(pacs.config(pacs.folder / site, "dicomweb", query=query, settle_s=1, timeout_s=60, retries={"attempts": 5}))}
     sites["site-b"]["adapt"] = {"every_s": SCHEDULE_S}
-    project = make_project(folder / "project", sites=sites, adapt=ADAPT, janitor={"every_s": 60})
+    project = make_project(folder / "project", sites=sites, adapt=ADAPT, janitor={"every_s": 300})  # and once at the start of serving
     return Day(project, pacs, {site: sorted((studies / site).iterdir()) for site in PATIENTS}, prefect, mlflow)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from pipelines.params import Simulate
-from pipelines.phantoms import cohort, sites
+from pipelines.phantoms import cohort, identity, sites
 from tests.tiny_store import fresh_store
 
 ROOT = Path(__file__).parents[1]
@@ -30,18 +33,35 @@ def coarse(site: sites.Site) -> sites.Site:
 
 
 def make_studies(folder: Path, **counts: int) -> Path:
-    """`folder/<site>/<patient>/...` of `counts` patients a site ('site_a=5')."""
+    """`folder/<site>/<patient>/...` of `counts` patients a site ('site_a=5'). Patients that are there already stay as they are."""
+    for name, count in counts.items():
+        for index in range(count):
+            patient = _patient(name.replace("_", "-"), index, identity.FAMILY)
+            target = folder / patient.parent.name / patient.name
+            if not target.exists():
+                shutil.copytree(patient, target)
+    return folder
+
+
+@functools.cache
+def _patient(site: str, index: int, family: tuple[str, ...]) -> Path:
+    """`<site>/<patient>` in a folder of its own, simulated once a process: a patient depends on seed, site, number and names (`family`) alone."""
+    folder = Path(tempfile.mkdtemp(dir=_kept().name))
     before, body = dict(sites.SITES), cohort.SPACING_MM
     cohort.SPACING_MM = BODY_MM
-    sites.SITES.update({name: coarse(site) for name, site in before.items()})
+    sites.SITES.update({name: coarse(place) for name, place in before.items()})
     try:
-        for name, count in counts.items():
-            for index in range(count):
-                cohort.simulate_subject(Simulate(seed=SEED, subjects_per_site=count, missing_fraction=0.0), name.replace("_", "-"), index, folder)
+        cohort.simulate_subject(Simulate(seed=SEED, subjects_per_site=index + 1, missing_fraction=0.0), site, index, folder)
     finally:
         sites.SITES.update(before)
         cohort.SPACING_MM = body
-    return folder
+    return next((folder / site).iterdir())
+
+
+@functools.cache
+def _kept() -> tempfile.TemporaryDirectory:
+    """Where simulated patients stay until the process ends."""
+    return tempfile.TemporaryDirectory(prefix="semiflow-studies-")
 
 
 def make_project(folder: Path, **service) -> Path:

@@ -39,8 +39,8 @@ def day(tmp_path, free_port, monkeypatch):
     project = tmp_path / "project"
     for name, value in {"PREFECT_PORT": prefect, "MLFLOW_PORT": mlflow, "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
                         "PREFECT_HOME": project / ".prefect", "SEMIFLOW_PROJECT": project, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1",
-                        PASSWORD_VARIABLE: PASSWORD, "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": 2,
-                        "PREFECT_RUNNER_POLL_FREQUENCY": 2, "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": 5}.items():
+                        PASSWORD_VARIABLE: PASSWORD, "PREFECT_RUNNER_POLL_FREQUENCY": 2,
+                        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": 5}.items():
         monkeypatch.setenv(name, str(value))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI", "SEMIFLOW_HOST", "SEMIFLOW_SCHEDULE", "SEMIFLOW_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)

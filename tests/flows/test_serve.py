@@ -132,7 +132,7 @@ def up(project, free_port, monkeypatch, tmp_path, request):
     port, scheduled = free_port(), getattr(request, "param", True)
     for name, value in {"PREFECT_PORT": port, "SEMIFLOW_SCHEDULE": "20" if scheduled else "", "SEMIFLOW_PROJECT": project,
                         "PREFECT_HOME": tmp_path / "prefect", "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-                        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": 2, "PREFECT_RUNNER_POLL_FREQUENCY": 2}.items():
+                        "PREFECT_RUNNER_POLL_FREQUENCY": 2}.items():
         monkeypatch.setenv(name, str(value))
     content = yaml.safe_load((project / "params.yaml").read_text())
     content["service"] |= {"janitor": {"every_s": 15}, "drift": {"recent": 5, "p": 0.02},

@@ -123,7 +123,7 @@ def test_what_ran_is_still_there_after_a_restart_and_after_a_restore(cluster, tm
         assert len(ran) == 1
         assert not leaks(cluster.password, project)
         stop_all(project)
-        start_all(wanted, project)
+        start_all(wanted[:1], project)
         assert completed() == ran
         stop_all(project)
 
