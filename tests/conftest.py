@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cli import collect_seldom
+
+collect_seldom()  # as every command of the project does
 # Stages compute on one thread a process, because sums in another order differ in the last bit; so do tests that compare with them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
