@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
-import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from pipelines.params import Simulate
 from pipelines.phantoms import cohort, identity, sites
+from tests.tiny_kept import kept
 from tests.tiny_store import fresh_store
 
 ROOT = Path(__file__).parents[1]
@@ -35,18 +35,16 @@ def coarse(site: sites.Site) -> sites.Site:
 def make_studies(folder: Path, **counts: int) -> Path:
     """`folder/<site>/<patient>/...` of `counts` patients a site ('site_a=5'). Patients that are there already stay as they are."""
     for name, count in counts.items():
-        for index in range(count):
-            patient = _patient(name.replace("_", "-"), index, identity.FAMILY)
-            target = folder / patient.parent.name / patient.name
-            if not target.exists():
-                shutil.copytree(patient, target)
+        site = name.replace("_", "-")
+        for index in range(count):  # a patient depends on seed, site, number and the names there are, and on nothing else
+            made = kept(f"{site}-{index}-{identity.FAMILY[0]}", partial(_simulate, site, index))
+            [patient] = (made / site).iterdir()
+            if not (folder / site / patient.name).exists():
+                shutil.copytree(patient, folder / site / patient.name)
     return folder
 
 
-@functools.cache
-def _patient(site: str, index: int, family: tuple[str, ...]) -> Path:
-    """`<site>/<patient>` in a folder of its own, simulated once a process: a patient depends on seed, site, number and names (`family`) alone."""
-    folder = Path(tempfile.mkdtemp(dir=_kept().name))
+def _simulate(site: str, index: int, folder: Path) -> None:
     before, body = dict(sites.SITES), cohort.SPACING_MM
     cohort.SPACING_MM = BODY_MM
     sites.SITES.update({name: coarse(place) for name, place in before.items()})
@@ -55,13 +53,6 @@ def _patient(site: str, index: int, family: tuple[str, ...]) -> Path:
     finally:
         sites.SITES.update(before)
         cohort.SPACING_MM = body
-    return next((folder / site).iterdir())
-
-
-@functools.cache
-def _kept() -> tempfile.TemporaryDirectory:
-    """Where simulated patients stay until the process ends."""
-    return tempfile.TemporaryDirectory(prefix="semiflow-studies-")
 
 
 def make_project(folder: Path, **service) -> Path:

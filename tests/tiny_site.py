@@ -25,7 +25,7 @@ def make_project(folder: Path, work: Path, settings: dict[str, object]) -> Path:
     content["service"]["sites"] = {SITE: {name: str(value) for name, value in settings.items()}}
     content["cohort"]["pseudonym_key"] = str(ROOT / content["cohort"]["pseudonym_key"])
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
-    make_bundle(work / "challenger", work / "cohort")
+    make_bundle(work / "challenger")
     write_json(work / "challenger" / "fit" / "site.json", {"site": SITE, "backbone": "atlas:models/atlas", "earlier": {}, "labels": {}})
     forget_store()
     fresh_store(folder)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from tests.tiny_kept import kept
 
 
 def fresh_store(project: Path) -> None:
     """Put an empty store where a project's runs go, `mlruns/mlflow.db`."""
     target = Path(project) / "mlruns" / "mlflow.db"
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_migrated(), target)
+    shutil.copyfile(kept("mlflow", _migrate) / "mlflow.db", target)
 
 
-@functools.cache
-def _migrated() -> Path:
-    """An empty store, made once a process, by a process of its own: MLflow remembers stores."""
-    path = Path(tempfile.mkdtemp(prefix="semiflow-store-")) / "mlflow.db"
-    code = f"import tasks, mlflow; mlflow.MlflowClient('sqlite:///{path}').search_experiments()"
+def _migrate(folder: Path) -> None:
+    """By a process of its own: MLflow remembers stores."""
+    code = f"import tasks, mlflow; mlflow.MlflowClient('sqlite:///{folder / 'mlflow.db'}').search_experiments()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipelines.phantoms.identity import invent
 from pipelines.phantoms.scanner import Plane
 from pipelines.phantoms.sites import SITES
 from pipelines.predict.study import opened
+from tests.tiny_kept import kept
 
 ROOT = Path(__file__).parents[1]
 SPACING = (5.0, 1.5, 1.5)  # slices, rows, columns, mm
@@ -105,8 +107,12 @@ def case_in(folder: Path, params: Params, site: str = "site-b") -> Case:
                        dseg=None if case.dseg is None else case.label())
 
 
-def make_bundle(folder: Path, work: Path, *, cases: int = 8, system: str = "linear-probe", reference: bool = True) -> list[Case]:
-    """A model trained on tiny studies and what its site looks like, as a site's champion would lie there. Returns the cases."""
+def make_bundle(folder: Path) -> Path:
+    """A model trained on four of eight tiny studies and what its site looks like, as a site's champion would lie there."""
+    return Path(shutil.copytree(kept("bundle", _train) / "champion", folder))
+
+
+def _train(work: Path) -> None:
     from pipelines.backbones import load_backbone
     from pipelines.prompts.bank import PromptBank
     from pipelines.prompts.vectors import write_vectors
@@ -116,7 +122,7 @@ def make_bundle(folder: Path, work: Path, *, cases: int = 8, system: str = "line
     from pipelines.train.one import Job, save_fit, train_one
     from pipelines.train.split import Split
 
-    params = settings()
+    params, folder = settings(), work / "champion"
     backbone = load_backbone(f"atlas:{ROOT / 'models' / 'atlas'}")
     modalities = ("T1w", "FLAIR")
     phrasings = {modality: {name: {"site-b": [f"{name} on {modality}"]} for name in (*LABELS, "healthy", "outside")} for modality in modalities}
@@ -125,13 +131,11 @@ def make_bundle(folder: Path, work: Path, *, cases: int = 8, system: str = "line
     (folder / "text" / "prompts.json").write_text(json.dumps(phrasings))
     write_vectors(folder / "text", backbone.fingerprint, texts, backbone.encode_text(texts))
     task = Task(LABELS, modalities, PromptBank.load(folder / "text", folder / "text"), backbone)
-    found = [with_tokens(case_in(write_study(work / str(number), number, Look(outlined=True)), params), task) for number in range(cases)]
+    found = [with_tokens(case_in(write_study(work / str(number), number, Look(outlined=True)), params), task) for number in range(8)]
     split = Split(tuple(found[:4]), (found[4],), tuple(found[5:]), "site")
-    chosen = params_model(system)(**({"steps": 60, "views": 0} if system == "semi" else {})).model_dump(mode="json")
-    save_fit(train_one(Job("tiny", system, chosen, 4, "site-b", 0, split, 8.0), task), folder / "fit")
-    if reference:
-        reference_of(found, task).save(folder / "fit")
-    return found
+    chosen = params_model("linear-probe")().model_dump(mode="json")
+    save_fit(train_one(Job("tiny", "linear-probe", chosen, 4, "site-b", 0, split, 8.0), task), folder / "fit")
+    reference_of(found, task).save(folder / "fit")
 
 
 def contents(out: Path) -> dict[str, bytes]:

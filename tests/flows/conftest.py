@@ -1,8 +1,7 @@
-"""A Prefect server for the session, and a project whose stages are real but take no time."""
+"""A project whose stages are real but take no time, and free ports."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -13,18 +12,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory):
-    """One Prefect server with a database of its own for every flow that tests run here."""
-    import tasks  # noqa: F401  (offline defaults, before Prefect reads them)
-
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

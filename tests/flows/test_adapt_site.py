@@ -1,4 +1,7 @@
-"""A site's adaptation from DICOM to champion, on real parts: DVC, Prefect, MLflow and the stages, with coarse phantoms."""
+"""A site's adaptation from DICOM to champion, on real parts: DVC, Prefect, MLflow and the stages, with coarse phantoms.
+
+That the next site is judged against the first one's champion is part of the day in the life of a site (test_day_in_the_life.py).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tiny_hospitals import ROOT, make_project, make_studies
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory) -> Path:
-    return make_studies(tmp_path_factory.mktemp("studies"), site_a=5, site_b=5)
+    return make_studies(tmp_path_factory.mktemp("studies"), site_a=5)
 
 
 @pytest.fixture(scope="module")
@@ -118,23 +121,6 @@ def test_from_dicom_to_champion_though_killed_and_nothing_twice(hospital, studie
     for name in names:
         for part in name.split("_"):
             assert part not in readable, "what identifies a patient has left the inbox"
-
-
-@pytest.mark.slow
-def test_the_next_site_is_judged_against_the_first_ones_champion(hospital, studies):
-    from tasks.champions import serving
-    from tasks.site import Workspace
-
-    arrive(hospital, studies, "site-b")
-    assert serving("site-b", hospital).site == "site-a"
-    done = run("site-b", hospital)
-    verdict = json.loads(Workspace("site-b", hospital).verdict.read_text())
-    assert verdict["champion"] == {"model": "semiflow-site-site-a", "version": 1}
-    assert {row["site"] for row in verdict["cases"]} == {"site-a", "site-b"}
-    better = verdict["numbers"]["low"] > 0 and verdict["numbers"]["earlier"]["site-a"]["difference"] > -0.03
-    assert done["outcome"] == verdict["decision"]
-    assert better or verdict["decision"] == "keep", verdict["reasons"]
-    assert serving("site-b", hospital).site == ("site-b" if verdict["decision"] == "promote" else "site-a")
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def day(tmp_path, free_port, monkeypatch):
     for name, value in {"PREFECT_PORT": prefect, "MLFLOW_PORT": mlflow, "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
                         "PREFECT_HOME": project / ".prefect", "SEMIFLOW_PROJECT": project, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1",
                         PASSWORD_VARIABLE: PASSWORD, "PREFECT_RUNNER_POLL_FREQUENCY": 2,
-                        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": 5}.items():
+                        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": 15}.items():  # below 10 the runner asks at every poll
         monkeypatch.setenv(name, str(value))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI", "SEMIFLOW_HOST", "SEMIFLOW_SCHEDULE", "SEMIFLOW_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -81,6 +81,7 @@ def five_labelled_studies_make_a_better_model_by_schedule(day: Day, labelled: li
     assert run["state"]["message"].startswith("promote: better on the site"), day.verdict("site-b")
     verdict = day.verdict("site-b")
     assert verdict["champion"] == {"model": "semiflow-site-site-a", "version": 1}
+    assert {row["site"] for row in verdict["cases"]} == {"site-a", "site-b"}, "on cases of the earlier site, too"
     own = [row for row in verdict["cases"] if row["site"] == "site-b"]
     assert sum(row["dice"] for row in own) > sum(row["champion_dice"] for row in own), "better than what served, on the same cases"
     assert verdict["numbers"]["low"] > 0

@@ -11,9 +11,7 @@ from tiny_studies import ROOT, Look, make_bundle, settings, write_study
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory) -> Path:
     """A champion of site-b, trained on four of eight tiny studies."""
-    folder = tmp_path_factory.mktemp("model") / "champion"
-    make_bundle(folder, tmp_path_factory.mktemp("cohort"))
-    return folder
+    return make_bundle(tmp_path_factory.mktemp("model") / "champion")
 
 
 @pytest.fixture(scope="session")
