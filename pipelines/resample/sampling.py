@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A coarse voxel is sampled at most this often along an axis.
 MAX_SPLIT = 8
+#: Parts of unit vectors below this are 0 for ITK, whose singular value decomposition gives up on numbers near the smallest there are.
+NOTHING = 1e-100
 
 
 def to_itk(volume: Volume) -> SimpleITK.Image:
@@ -31,8 +33,13 @@ def to_itk(volume: Volume) -> SimpleITK.Image:
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))
     image.SetOrigin(volume.grid.affine[:3, 3].tolist())
     image.SetSpacing(volume.grid.spacing.tolist())
-    image.SetDirection(volume.grid.directions.ravel().tolist())
+    image.SetDirection(_directions(volume.grid))
     return image
+
+
+def _directions(grid: Grid) -> list[float]:
+    directions = grid.directions
+    return np.where(np.abs(directions) < NOTHING, 0, directions).ravel().tolist()
 
 
 def sample(volume: Volume, grid: Grid, transform: SimpleITK.Transform | None = None) -> np.ndarray:
@@ -72,7 +79,7 @@ def _interpolate(volume: Volume, grid: Grid, transform: SimpleITK.Transform | No
     filter_.SetSize(list(grid.shape))
     filter_.SetOutputOrigin(grid.affine[:3, 3].tolist())
     filter_.SetOutputSpacing(grid.spacing.tolist())
-    filter_.SetOutputDirection(grid.directions.ravel().tolist())
+    filter_.SetOutputDirection(_directions(grid))
     filter_.SetOutputPixelType(sitk.sitkFloat32)
     if transform is not None:
         filter_.SetTransform(transform)
