@@ -29,7 +29,7 @@ EVERY = 50  # steps between two progress lines
 def pretrain(
     out: Path,
     *,
-    steps: Annotated[int, cyclopts.Parameter(help="length of the run; about 0.3 s each on one idle core")] = 700,
+    steps: Annotated[int, cyclopts.Parameter(help="length of the run; about 0.3 s each on one idle core, 0.8 s while they make slices anew")] = 3500,
     seed: int = 2026,
     heads: Annotated[int, cyclopts.Parameter(help="synthetic heads to cut slices from, 3 s each, made once")] = 60,
     cache: Annotated[Path | None, cyclopts.Parameter(help="folder for the heads, kept; default: the system's temporary folder")] = None,

@@ -44,7 +44,7 @@ class Recipe:
     seed: int = 2026
     heads: int = 60
     slabs: int = 16  # in a step, each in two contrasts
-    pool: int = 100  # batches that are rendered, once; later steps take them again, turned and mirrored, because rendering is half of the work
+    pool: int = 500  # batches that are rendered, once; later steps take them again, turned and mirrored, because rendering is half of the work
     rate: float = 2e-3
     warm_up: int = 100
     weight_decay: float = 0.05
