@@ -52,6 +52,7 @@ def record(reports: Path, project: Path = PROJECT) -> dict[str, dict]:
     uri = tracking_uri(project)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)  # else the one that something else in this process has set
     with locked(lock_file(uri, project)):
         location = experiment_id(MLFLOW_EXPERIMENT, uri)
         mlflow.set_experiment(experiment_id=location)

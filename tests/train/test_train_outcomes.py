@@ -156,7 +156,6 @@ def test_the_temperature_of_whole_cases():
 def test_it_is_recorded_with_a_model_that_answers_cases(made, tmp_path, monkeypatch):
     import mlflow
 
-    from tasks.environment import tracking_uri
     from tasks.record import record
 
     (tmp_path / "data").mkdir()
@@ -164,9 +163,9 @@ def test_it_is_recorded_with_a_model_that_answers_cases(made, tmp_path, monkeypa
     (tmp_path / "params.yaml").symlink_to(made.folder / "params.yaml")
     fresh_store(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_registry_uri(f"sqlite:///{tmp_path / 'another.db'}")  # as an earlier test of this process may have left it
     runs = record(made.folder / "reports", tmp_path)["graded"]
     assert set(runs["experiments"]) == {"probe", "probe-strong"}
-    mlflow.set_registry_uri(tracking_uri(tmp_path))
     metrics = mlflow.MlflowClient().get_run(runs["experiments"]["probe"]["run"]).data.metrics
     reported = json.loads((made.folder / "reports" / "metrics.json").read_text())["graded"]["classification"]["experiments"]["probe"]
     assert metrics["cases/auroc"] == pytest.approx(reported["measures"]["auroc"]["mean"])
