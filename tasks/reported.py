@@ -79,11 +79,6 @@ class Reported:
     def manifest(self) -> Path:
         return self.data / "resampled" / "manifest.tsv"
 
-    @property
-    def classified(self) -> bool:
-        """Whether some experiment answers whole cases."""
-        return any(experiment.answers_case for experiment in self.experiments)
-
     def fingerprint(self) -> str:
         """Digest of every result row, summary and model file: equal means there is nothing new to record."""
         digest = hashlib.sha256(f"record {RECORD_VERSION} {self.cohort}".encode())
