@@ -76,3 +76,11 @@ def tiny_task(sites: Sequence[str] = ("A",)) -> Task:
 def dice(probabilities: np.ndarray, case: Case, value: int) -> float:
     found, truth = probabilities.argmax(0) == value, case.label() == value
     return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+def tensors(case, modalities) -> dict[str, np.ndarray]:
+    """A case as the logged model takes it."""
+    missing = np.full(case.foreground().shape, np.nan, np.float32)
+    images = {name: case.image(name) if name in case.images else missing for name in modalities}
+    return images | {"brain": case.foreground().astype(np.float32), "spacing_mm": np.array(case.spacing_mm, np.float32),
+                     "slice_axis": np.array([case.slice_axis])}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_cohort import tensors
 
 from pipelines.errors import DataError, UsageError
 from pipelines.outputs import write_json
@@ -13,14 +14,6 @@ from pipelines.prompts.vectors import write_vectors
 from pipelines.train.fitted import load_fitted
 
 ATLAS = Path(__file__).parents[2] / "models" / "atlas"
-
-
-def tensors(case, modalities) -> dict[str, np.ndarray]:
-    """A case as the logged model takes it."""
-    missing = np.full(case.foreground().shape, np.nan, np.float32)
-    images = {name: case.image(name) if name in case.images else missing for name in modalities}
-    return images | {"brain": case.foreground().astype(np.float32), "spacing_mm": np.array(case.spacing_mm, np.float32),
-                     "slice_axis": np.array([case.slice_axis])}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tiny_cohort import tensors
 from tiny_stages import cases_at, stage_inputs, write_stages
 from tiny_store import fresh_store
 
@@ -172,8 +173,7 @@ def test_it_is_recorded_with_a_model_that_answers_cases(made, tmp_path, monkeypa
     assert metrics["east/map"] == pytest.approx(reported["sites"]["east"]["map"])
     model = mlflow.pyfunc.load_model("models:/semiflow-graded-probe@challenger")
     case = made.cases[0]
-    given = {name: case.image(name) for name in made.task.modalities} | {
-        "brain": case.foreground().astype(np.float32), "spacing_mm": np.array(case.spacing_mm, np.float32), "slice_axis": np.array([case.slice_axis])}
     fitted = load_fitted(fits_of(made.folder / "models" / "probe")[0], made.task)
+    given = tensors(case, made.task.modalities)
     np.testing.assert_allclose(model.predict(given), fitted.predict(case), atol=1e-3)  # the stages keep tokens in half precision
     assert record(made.folder / "reports", tmp_path)["graded"] == runs
