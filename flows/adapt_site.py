@@ -60,10 +60,11 @@ def adapt_site(site: str, project: Path = PROJECT) -> State:
 def adapt_to_what_is_new(workspace: Workspace) -> dict:
     """The stages, the gate, the promotion. Returns the verdict."""
     stage = run_stage.with_options(retries=workspace.service.retries)
+    asked = earlier_workspaces.submit(workspace)  # beside the stages, because loading MLflow takes seconds
     with data_of([workspace], change=True):
         stage(" ".join(STAGES), workspace.folder, workspace.service.timeout_s)
         give_roles(workspace)
-    earlier = earlier_workspaces(workspace)
+    earlier = asked.result()
     with data_of(earlier):
         if lacking := write_lesson(workspace, earlier):
             verdict = {"decision": "wait", "reasons": [f"too few cases: {'; '.join(lacking)}"]}

@@ -20,7 +20,7 @@ from pipelines.backbones.vit.frames import box_of, slices_of
 from pipelines.backbones.vit.load import save_vit
 from pipelines.backbones.vit.model import Vit
 from pipelines.backbones.vit.pretrain import pretrain_on
-from pipelines.backbones.vit.training import PARTS_ACROSS, Recipe, batch, coarser, turned
+from pipelines.backbones.vit.training import LEVELS, PARTS_ACROSS, Recipe, batch, coarser, levels_of, turned
 from pipelines.errors import UsageError
 from pipelines.outputs import sha256
 
@@ -47,12 +47,21 @@ def test_a_batch_tells_the_labels_of_patches_and_parts_however_it_is_laid(volume
     assert made.slices.shape == (4, 32, 32)
     assert made.patches.shape == (4, 16, c.LABELS)
     assert made.parts.shape == (4, PARTS_ACROSS**2, c.LABELS)
+    assert made.levels.shape == (4, PARTS_ACROSS**2, LEVELS)
     torch.testing.assert_close(made.patches.sum(-1), torch.ones(4, 16))
     noise = torch.randn(4, 32, 32)
     pooled = functional.avg_pool2d(noise[:, None], 8).flatten(2).transpose(1, 2)
     for way in range(8):
-        laid = turned(replace(made, slices=noise, patches=pooled, parts=pooled), way)
+        laid = turned(replace(made, slices=noise, patches=pooled, parts=pooled, levels=levels_of(noise)), way)
         torch.testing.assert_close(functional.avg_pool2d(laid.slices[:, None], 8).flatten(2).transpose(1, 2), laid.patches)
+        torch.testing.assert_close(levels_of(laid.slices), laid.levels)
+
+
+def test_the_levels_of_a_part_are_its_mean_and_extremes():
+    slices = torch.zeros(1, 32, 32)
+    slices[:, :4, 28:] = 3.0  # all of one smoothed pixel in the last part of the first row
+    assert levels_of(slices)[0, 3].tolist() == [0.75, 3.0, 0.0]
+    assert levels_of(slices)[0, 0].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(volumes, tmp_path, monkeypatch):

@@ -72,9 +72,9 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: VitConfig, steps: in
             nonlocal saved
             if now.step % EVERY == 0:
                 each = (time.monotonic() - began) / (now.step - first)
-                patches, parts = (sum(part) / len(part) for part in zip(*now.losses[-EVERY:], strict=True))
-                _say(f"step {now.step} of {steps}, patches {patches:.3f}, parts {parts:.3f}, {each:.2f} s a step, "
-                     f"{(steps - now.step) * each / 60:.0f} min left")
+                means = [sum(part) / len(part) for part in zip(*now.losses[-EVERY:], strict=True)]
+                said = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(("patches", "parts", "levels"), means, strict=True))
+                _say(f"step {now.step} of {steps}, {said}, {each:.2f} s a step, {(steps - now.step) * each / 60:.0f} min left")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 keep(partial / CHECKPOINT, now, run_of)
                 saved = time.monotonic()
@@ -84,7 +84,7 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: VitConfig, steps: in
         curve = {str(done): [sum(part) / EVERY for part in zip(*state.losses[done - EVERY:done], strict=True)]
                  for done in range(EVERY, len(state.losses) + 1, EVERY)}
         write_json(out / "metrics.json", {"steps": steps, "seed": recipe.seed, "heads": recipe.heads, "loss": curve,
-                                          "loss_is": ["labels of patches", "labels of parts, from the class token"]})
+                                          "loss_is": ["labels of patches", "labels of parts, from the class token", "brightness of parts, from the class token"]})
         shutil.rmtree(partial)
 
 

@@ -1,8 +1,9 @@
 """How the small transformer is trained: on slices of synthetic heads alone, so that it ships with the project and nobody's images are in it.
 
-Two lessons in each step (ours). A patch token says what its patch is made of, as the labels of the slice are known; the class token says the same of
-the sixteen parts of the whole slice, so that it has to hold what there is and roughly where, in any contrast. (A contrast between class tokens of two
-images of one slice, as SimCLR has it for two views, was tried first: it stayed at chance for the 200 steps it was given, while the patches learned.)
+Three lessons in each step (ours). A patch token says what its patch is made of, as the labels of the slice are known; the class token says the same of
+the sixteen parts of the whole slice, so that it has to hold what there is and roughly where, in any contrast; and it says how bright each part is, its
+mean and extremes, so that it holds what stands out and where whether or not a label names it. (A contrast between class tokens of two images of one
+slice, as SimCLR has it for two views, was tried first: it stayed at chance for the 200 steps it was given, while the patches learned.)
 
 Slices come from `backbones.atlas`: label maps at twice its spacing, so that its slabs of 96 pixels hold a whole head and its lesions in
 pixels are scaled here to stay what they are in millimetres.
@@ -26,6 +27,7 @@ from pipelines.backbones.atlas.slices import NEIGHBOURS, PARTS, Anatomy, Uniform
 from pipelines.backbones.vit.config import VitConfig
 from pipelines.backbones.vit.frames import MARGIN, box_of, framed
 from pipelines.backbones.vit.load import new_vit
+from pipelines.backbones.vit.model import CLIP
 
 #: Every how many voxels of a label map are kept along an axis.
 COARSER = 2
@@ -33,8 +35,11 @@ LESIONS = Families(painted=0.9, ends=(0.0, 0.25, 0.4, 0.65, 0.72, 0.93, 1.0), lo
 CONTRASTS = 2
 #: Lesions fill a sixtieth of the patches; they count for more, because they are what cases differ by.
 LESION_WEIGHT = 5.0
-#: The class token tells the labels of this many by this many parts of the slice.
+#: The class token tells the labels of this many by this many parts of the slice, and how bright they are: mean, highest and lowest value.
 PARTS_ACROSS = 4
+LEVELS = 3
+#: Pixels a side that are averaged before extremes are taken, so that noise has no say.
+SMOOTHED = 4
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,20 @@ class Recipe:
     rate: float = 2e-3
     warm_up: int = 100
     weight_decay: float = 0.05
-    whole: float = 1.0  # weight of what the class token says
+    whole: float = 1.0  # weight of what the class token says of labels
+    bright: float = 1.0  # weight of what it says of brightness
     healthy: float = 0.8  # share of the slabs of heads with a glioma that are taken from the same heads without
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slices `(B, size, size)`, and the share of each label in each of their patches and parts, `(B, patches, LABELS)` and `(B, parts, LABELS)`."""
+    """Slices `(B, size, size)`; the share of each label in each of their patches and parts, `(B, patches, LABELS)` and `(B, parts, LABELS)`; and how
+    bright each part is, `(B, parts, LEVELS)`."""
 
     slices: torch.Tensor  # or what the frozen stem makes of them, (B, C, h, w)
     patches: torch.Tensor
     parts: torch.Tensor
+    levels: torch.Tensor
 
 
 @dataclass
@@ -68,13 +76,14 @@ class State:
     network: nn.ModuleDict
     optimiser: torch.optim.Optimizer
     step: int
-    losses: list[tuple[float, float]]
+    losses: list[tuple[float, ...]]
 
 
 def new_state(recipe: Recipe, config: VitConfig) -> State:
     torch.manual_seed(recipe.seed)
     network = nn.ModuleDict({"vit": new_vit(config), "patches": nn.Linear(config.dim, c.LABELS),
-                             "parts": nn.Linear(config.dim, PARTS_ACROSS**2 * c.LABELS)})
+                             "parts": nn.Linear(config.dim, PARTS_ACROSS**2 * c.LABELS),
+                             "levels": nn.Linear(config.dim, PARTS_ACROSS**2 * LEVELS)})
     return State(network, torch.optim.AdamW(learning(network), lr=recipe.rate, weight_decay=recipe.weight_decay), 0, [])
 
 
@@ -110,7 +119,15 @@ def batch(anatomy: Anatomy, recipe: Recipe, config: VitConfig, step: int) -> Bat
     named = framed(labels[:, None].float(), centre, half, config.size, mode="nearest")[:, 0].long()
     one_hot = functional.one_hot(named, c.LABELS).permute(0, 3, 1, 2).float()
     patches, parts = (functional.avg_pool2d(one_hot, side).flatten(2).transpose(1, 2) for side in (config.patch, config.size // PARTS_ACROSS))
-    return Batch(slices, patches, parts)
+    return Batch(slices, patches, parts, levels_of(slices))
+
+
+def levels_of(slices: torch.Tensor) -> torch.Tensor:
+    """Mean, highest and lowest value of each part of slices `(B, size, size)`: `(B, parts, LEVELS)`."""
+    smooth = functional.avg_pool2d(slices[:, None].clamp(-CLIP, CLIP), SMOOTHED)
+    side = smooth.shape[-1] // PARTS_ACROSS
+    pooled = functional.avg_pool2d(smooth, side), functional.max_pool2d(smooth, side), -functional.max_pool2d(-smooth, side)
+    return torch.cat(pooled, 1).flatten(2).transpose(1, 2)
 
 
 def turned(made: Batch, way: int) -> Batch:
@@ -124,17 +141,19 @@ def turned(made: Batch, way: int) -> Batch:
         side = math.isqrt(shares.shape[1])
         return lay(shares.transpose(1, 2).unflatten(2, (side, side))).flatten(2).transpose(1, 2)
 
-    return Batch(lay(made.slices), laid(made.patches), laid(made.parts))
+    return Batch(lay(made.slices), laid(made.patches), laid(made.parts), laid(made.levels))
 
 
-def losses(network: nn.ModuleDict, made: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted cross-entropy of the labels of patches, and of parts from the class token."""
+def losses(network: nn.ModuleDict, made: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weighted cross-entropy of the labels of patches, and of parts from the class token; and the squared error of the parts' brightness."""
     vit = network["vit"]
     tokens, weight = vit(vit.begin(made.slices)), torch.tensor(c.IMPORTANCE)
     weight[list(c.LESIONS)] *= LESION_WEIGHT
     of_patches = network["patches"](tokens[:, 1:]).log_softmax(-1)
     of_parts = network["parts"](tokens[:, 0]).unflatten(-1, (PARTS_ACROSS**2, c.LABELS)).log_softmax(-1)
-    return -(made.patches * weight * of_patches).sum(-1).mean(), -(made.parts * weight * of_parts).sum(-1).mean()
+    levels = network["levels"](tokens[:, 0]).unflatten(-1, (PARTS_ACROSS**2, LEVELS))
+    return (-(made.patches * weight * of_patches).sum(-1).mean(), -(made.parts * weight * of_parts).sum(-1).mean(),
+            functional.mse_loss(levels, made.levels))
 
 
 def train(state: State, anatomy: Anatomy, recipe: Recipe, config: VitConfig, steps: int, *, after_step: Callable[[State], None]) -> None:
@@ -147,13 +166,13 @@ def train(state: State, anatomy: Anatomy, recipe: Recipe, config: VitConfig, ste
         if which not in pool:
             fresh = batch(anatomy, recipe, config, which)
             pool[which] = replace(fresh, slices=state.network["vit"].stem.features(fresh.slices))
-        patches, parts = losses(state.network, turned(pool[which], (again + which) % 8 if again else 0))
+        patches, parts, levels = losses(state.network, turned(pool[which], (again + which) % 8 if again else 0))
         state.optimiser.zero_grad(set_to_none=True)
-        (patches + recipe.whole * parts).backward()
+        (patches + recipe.whole * parts + recipe.bright * levels).backward()
         nn.utils.clip_grad_norm_(learning(state.network), 1.0)
         state.optimiser.step()
         state.step += 1
-        state.losses.append((patches.item(), parts.item()))
+        state.losses.append((patches.item(), parts.item(), levels.item()))
         after_step(state)
 
 
