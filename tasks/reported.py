@@ -19,6 +19,8 @@ from pipelines.outputs import sha256
 #: Raise when what a run holds changes, so that the next recording makes new runs of the same results.
 RECORD_VERSION = 1
 CLASSIFICATION = "classification.csv"
+#: What the names of experiments begin with that are methods of the continual protocol.
+CONTINUAL = "continual/"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def read_reports(reports: Path, project: Path) -> list[Reported]:
     for name, maker in (("results.csv", "report"), ("metrics.json", "report")):
         if not (reports / name).is_file():
             raise DataError(f"{reports.name}/{name} does not exist; run the {maker} stage first")
-    tables = [pd.read_csv(reports / "results.csv", usecols=["cohort", "experiment"], dtype=str)]
+    table = pd.read_csv(reports / "results.csv", usecols=["cohort", "experiment"], dtype=str)
+    tables = [table[~table.experiment.str.startswith(CONTINUAL)]]  # those have no folder of their own: they come from metrics.json
     if (reports / CLASSIFICATION).is_file():
         tables.append(pd.read_csv(reports / CLASSIFICATION, usecols=["cohort", "method"], dtype=str).rename(columns={"method": "experiment"}))
     rows = pd.concat(tables).drop_duplicates()

@@ -8,6 +8,7 @@ Output (`<out>`, whole or absent):
 - `continual.csv`: method, order ("CS>DU>FG"), seed, after_site, on_site, dice (mean over the site's query cases of the mean over labels), scenario.
 - `costs.csv`: scenario, method, order, seed, position (1 is the first site), site, seconds, cpu_seconds (of learning this site alone), model_bytes
   (of the model on disk, with all that it keeps).
+- `cases.csv`: scenario, method, order, seed, site, case, label, dice, after the last site.
 - `continual.json`: what `pipelines.continual.measures` makes of them, by scenario and method.
 
 Work folder (`data/<cohort>/continual`): a JSON file for every finished unit (scenario x method x seed, all orders), named by a key of everything its

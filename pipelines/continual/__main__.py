@@ -30,7 +30,7 @@ def main(*, source: Path, prompts: Path, embeddings: Path, out: Path, work: Path
     embeddings
         The embed stage's folder.
     out
-        Folder to make: continual.csv, costs.csv, continual.json.
+        Folder to make: continual.csv, costs.csv, cases.csv, continual.json.
     work
         Folder of finished units; `continual` beside the source by default. It may be deleted at any time.
     params

@@ -23,6 +23,7 @@ from pipelines.systems import params_model
 from pipelines.train.inputs import load_task
 
 COLUMNS = ["method", "order", "seed", "after_site", "on_site", "dice", "scenario"]
+CASE_COLUMNS = ["scenario", "method", "order", "seed", "site", "case", "label", "dice"]
 COST_COLUMNS = ["scenario", "method", "order", "seed", "position", "site", "seconds", "cpu_seconds", "model_bytes"]
 
 
@@ -58,10 +59,10 @@ def _run(waiting: Sequence[Unit], make, jobs: int) -> None:
 
 def write(folder: Path, found: Sequence[Mapping], units: Sequence[Unit], params: Params) -> None:
     """The tables and the summary of finished units."""
-    rows = pd.DataFrame([row for content in found for row in content["rows"]])[COLUMNS]
-    costs = pd.DataFrame([row for content in found for row in content["costs"]])[COST_COLUMNS]
-    rows.to_csv(folder / "continual.csv", index=False)
-    costs.to_csv(folder / "costs.csv", index=False)
+    rows, costs, cases = (pd.DataFrame([row for content in found for row in content[part]])[columns]
+                          for part, columns in (("rows", COLUMNS), ("costs", COST_COLUMNS), ("cases", CASE_COLUMNS)))
+    for name, found_table in (("continual", rows), ("costs", costs), ("cases", cases)):
+        found_table.to_csv(folder / f"{name}.csv", index=False)
     write_json(folder / "continual.json", summary(rows, costs, units, params))
 
 

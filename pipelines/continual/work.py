@@ -23,10 +23,11 @@ from pipelines.train.one import save_system
 
 @dataclass(frozen=True)
 class State:
-    """A model after some sites: Dice on every site, and what the last of them cost."""
+    """A model after some sites: Dice on every site, of every case and label there (None where the case lacks it), and what the last of them cost."""
 
     system: FewShotSystem
     dice: Mapping[str, float]
+    cases: Mapping[str, Sequence[Mapping]]
     costs: Mapping[str, float]
 
 
@@ -34,17 +35,18 @@ def run_unit(unit: Unit, task: Task, work: Path, keys: Mapping[str, str]) -> dic
     """Make one unit; its file appears whole. Returns what it holds."""
     started = time.monotonic()
     with one_thread():
-        rows, costs = measured(unit, task)
-    content = {"scenario": unit.scenario, "method": unit.method, "seed": unit.seed, "rows": rows, "costs": costs,
+        rows, costs, cases = measured(unit, task)
+    content = {"scenario": unit.scenario, "method": unit.method, "seed": unit.seed, "rows": rows, "costs": costs, "cases": cases,
                "seconds": round(time.monotonic() - started, 1)}
     write_json(file_of(work, unit, keys[unit.name]), content)
     return content
 
 
-def measured(unit: Unit, task: Task) -> tuple[list[dict], list[dict]]:
-    """The rows of `continual.csv` and of `costs.csv`. What orders have in common (the same sites, or the same ones in a row) is learned once."""
+def measured(unit: Unit, task: Task) -> tuple[list[dict], list[dict], list[dict]]:
+    """The rows of `continual.csv`, `costs.csv` and `cases.csv`. What orders have in common (the same sites, or the same ones in a row) is learned
+    once."""
     states: dict[Hashable, State] = {}
-    rows, costs = [], []
+    rows, costs, cases = [], [], []
     for order in unit.orders:
         facts = {"method": unit.method, "order": THEN.join(order), "seed": unit.seed, "scenario": unit.scenario}
         for position in range(1, len(order) + 1):
@@ -53,8 +55,10 @@ def measured(unit: Unit, task: Task) -> tuple[list[dict], list[dict]]:
             for site in order:
                 own = _state(unit, task, order[:order.index(site) + 1], states) if _has_own(unit, site, learned) else state
                 rows.append({**facts, "after_site": learned[-1], "on_site": site, "dice": own.dice[site]})
+                if learned == order:
+                    cases += [{**facts, "site": site, **row} for row in own.cases[site]]
             costs.append({**facts, "position": position, "site": learned[-1], **state.costs})
-    return rows, costs
+    return rows, costs, cases
 
 
 def _has_own(unit: Unit, site: str, learned: Sequence[str]) -> bool:
@@ -112,13 +116,18 @@ def _made(unit: Unit, task: Task, learn: Callable[[], FewShotSystem]) -> State:
     costs = {"seconds": round(time.perf_counter() - wall, 2), "cpu_seconds": round(time.process_time() - processor, 2)}
     with tempfile.TemporaryDirectory() as folder:
         costs["model_bytes"] = save_system(system, Path(folder))["model_bytes"]
-    found = {site: float(np.mean([_dice(system, task, case) for case in split.query])) for site, split in unit.draws.items()}
-    return State(system, {site: round(value, 6) for site, value in found.items()}, costs)
+    means, cases = {}, {}
+    for site, split in unit.draws.items():
+        looked = [_looked_at(system, task, case) for case in split.query]
+        means[site] = round(float(np.mean([mean for mean, _ in looked])), 6)
+        cases[site] = [row for _, rows in looked for row in rows]
+    return State(system, means, cases, costs)
 
 
-def _dice(system: FewShotSystem, task: Task, case: Case) -> float:
-    """Mean over the labels that the case has; of a case with none, 1 where nothing is found, else 0."""
+def _looked_at(system: FewShotSystem, task: Task, case: Case) -> tuple[float, list[dict]]:
+    """Mean Dice over the labels that the case has (of a case with none 1 where nothing is found, else 0), and a row a label."""
     predicted, truth = system.predict(task, case).argmax(0), case.label()
-    if not truth.any():
-        return float(not predicted.any())
-    return float(np.nanmean([dice(truth == value, predicted == value) for value in range(1, len(task.labels) + 1)]))
+    found = [dice(truth == value, predicted == value) for value in range(1, len(task.labels) + 1)]
+    mean = float(np.nanmean(found)) if truth.any() else float(not predicted.any())
+    return mean, [{"case": case.id, "label": label, "dice": None if np.isnan(value) else round(value, 6)}
+                  for label, value in zip(task.labels, found, strict=True)]

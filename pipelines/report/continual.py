@@ -16,6 +16,7 @@ from pipelines.report.words import interval, number, seconds, signed, size
 FOLDER = "continual"
 #: Of reports/continual.csv; the last two tell whose rows they are.
 COLUMNS = ["method", "order", "seed", "after_site", "on_site", "dice", "scenario", "cohort"]
+TEXT = dict.fromkeys(("after_site", "on_site", "order", "scenario", "method", "site", "case", "label"), str)
 PANELS_A_ROW = 5
 #: The aims: forgetting as a share of sequential fine-tuning's, and what it may cost on the newest site, as a share of Dice.
 FORGETTING_AIM, NEWEST_AIM = 1 / 3, 0.02
@@ -27,6 +28,7 @@ class Protocol:
 
     cohort: str
     rows: pd.DataFrame
+    cases: pd.DataFrame
     summary: Mapping
 
 
@@ -40,9 +42,20 @@ def read(source: Path) -> list[Protocol]:
     """Every cohort with a finished protocol, by name."""
     found = []
     for path in sorted(Path(source).glob(f"*/{FOLDER}/continual.json")):
-        rows = pd.read_csv(path.with_name("continual.csv"), dtype={"after_site": str, "on_site": str, "order": str, "scenario": str})
-        found.append(Protocol(path.parents[1].name, rows, json.loads(path.read_text())))
+        rows, cases = (pd.read_csv(file, dtype=TEXT) if file.is_file() else pd.DataFrame()  # what an earlier version left has no cases
+                       for file in map(path.with_name, ("continual.csv", "cases.csv")))
+        found.append(Protocol(path.parents[1].name, rows, cases, json.loads(path.read_text())))
     return found
+
+
+def results(one: Protocol) -> pd.DataFrame:
+    """Rows of results.csv: every case after the last site of an order. An experiment is called `continual/<scenario>/<method>`."""
+    if one.cases.empty:
+        return one.cases
+    system = {name: arm["system"] for name, arm in one.summary["arms"].items()}
+    rows = one.cases.assign(cohort=one.cohort, experiment=FOLDER + "/" + one.cases.scenario + "/" + one.cases.method, protocol=FOLDER,
+                            system=one.cases.method.map(system), shots=one.summary["shots"], arm=one.cases.method)
+    return rows.drop(columns=["scenario", "method"])
 
 
 def table(found: Sequence[Protocol]) -> pd.DataFrame:

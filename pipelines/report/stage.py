@@ -42,8 +42,9 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
         metrics[one.cohort] = {**metrics.get(one.cohort, {}), "continual": one.summary}
     curve, bins = charts.learning_curve_rows(cohorts, metrics), charts.reliability_rows(cohorts)
     with staged_file(out / "results.csv") as path:
-        both = [table for cohort in cohorts for table in (cohort.cases, cohort.beside and cohort.beside.cases) if table is not None]
-        (pd.concat(both, ignore_index=True) if both else pd.DataFrame(columns=COLUMNS)).to_csv(path, index=False)
+        tables = [table for cohort in cohorts for table in (cohort.cases, cohort.beside and cohort.beside.cases) if table is not None]
+        tables += [continual.results(one) for one in protocols]
+        (pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)).to_csv(path, index=False)
     with staged_file(out / "classification.csv") as path:
         classification.table(answered).to_csv(path, index=False)
     with staged_file(out / "continual.csv") as path:

@@ -82,6 +82,16 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(volumes, tmp_path
     assert load_vit(f"vit:{tmp_path / 'whole'}").embed(torch.zeros(1, 32, 32)).shape == (1, 17, 24)
 
 
+def test_a_run_may_go_on_from_the_weights_of_a_finished_one(volumes, tmp_path):
+    pretrain_on(volumes, tmp_path / "first", RECIPE, TINY, 2)
+    pretrain_on(volumes, tmp_path / "second", replace(RECIPE, rate=0.0), TINY, 1, start=tmp_path / "first")
+    assert sha256(tmp_path / "second" / "weights.safetensors") == sha256(tmp_path / "first" / "weights.safetensors")
+    facts = json.loads((tmp_path / "second" / "metrics.json").read_text())
+    assert facts["start"] == load_vit(f"vit:{tmp_path / 'first'}").fingerprint
+    with pytest.raises(UsageError, match="another shape"):
+        pretrain_on(volumes, tmp_path / "third", RECIPE, TINY.model_copy(update={"depth": 3}), 1, start=tmp_path / "first")
+
+
 def killed_at(words: str):
     def say(line: str) -> None:
         if line.startswith(words):

@@ -13,7 +13,7 @@ from tiny_stages import arguments, cases_at, stage_inputs, write_stages
 
 from pipelines.continual.__main__ import app
 from pipelines.continual.plan import expand, orders_of, shown
-from pipelines.continual.stage import COLUMNS, continual
+from pipelines.continual.stage import CASE_COLUMNS, COLUMNS, continual
 from pipelines.errors import DataError, UsageError
 from pipelines.train.inputs import load_task
 
@@ -57,6 +57,16 @@ def test_every_site_is_looked_at_after_every_site(out):
     assert rows.dice.between(0, 1).all()
     assert not rows.duplicated(["scenario", "method", "order", "seed", "after_site", "on_site"]).any()
     assert set(rows.order) == {"north>south>west", "south>north>west"}
+
+
+def test_every_case_is_kept_after_the_last_site(out):
+    rows, cases = pd.read_csv(out / "continual.csv"), pd.read_csv(out / "cases.csv")
+    assert list(cases.columns) == CASE_COLUMNS
+    key = ["scenario", "method", "order", "seed"]
+    last = rows[rows.after_site == rows.order.str.split(">").str[-1]].rename(columns={"on_site": "site"}).set_index([*key, "site"]).dice
+    means = cases.groupby([*key, "site"]).dice.mean()
+    assert set(means.index) == set(last.index)
+    pd.testing.assert_series_equal(means.sort_index(), last.sort_index(), atol=1e-5)
 
 
 def test_methods_share_the_first_site_and_models_a_site_forget_nothing(out):

@@ -39,13 +39,15 @@ def source(tmp_path):
     folder.mkdir(parents=True)
     tables = {name: rows(*values, name) for name, values in METHODS.items()}
     pd.concat(tables.values()).to_csv(folder / "continual.csv", index=False)
+    pd.DataFrame([{"scenario": "as-acquired", "method": name, "order": "a>b>c", "seed": 0, "site": "b", "case": "007", "label": "lesion",
+                   "dice": dice} for name, (_, dice) in METHODS.items()]).to_csv(folder / "cases.csv", index=False)
     cost = [{"position": place, "seconds": 2.0, "cpu_seconds": 2.0, "model_bytes": 3e5} for place in (1.0, 2.0, 3.0)]
     found = described({name: measured(own) for name, own in tables.items()}, ["sequential", "replay-2"], load_params().evaluate)
     write_json(folder / "continual.json", {
         "cohort": "tiny", "caveat": "invented", "confidence": 0.95, "shots": 3, "seeds": [0, 1], "orders": ORDERS, "headline": "itl",
         "methods": list(METHODS),
-        "query_cases": {"a": [2]}, "arms": {}, "scenarios": {"as-acquired": {name: {**values, "title": f"Method {name}", "cost": cost}
-                                                                              for name, values in found.items()}}})
+        "query_cases": {"a": [2]}, "arms": {name: {"system": "itl"} for name in METHODS},
+        "scenarios": {"as-acquired": {name: {**values, "title": f"Method {name}", "cost": cost} for name, values in found.items()}}})
     return tmp_path / "cohorts"
 
 
@@ -55,6 +57,17 @@ def test_the_table_has_the_columns_that_were_promised_and_says_whose_rows_they_a
     assert set(table.cohort) == {"tiny"}
     assert len(table) == 3 * 2 * 2 * 9
     assert list(continual.table([]).columns) == continual.COLUMNS
+
+
+def test_every_case_after_the_last_site_is_a_row_of_the_results(source):
+    (one,) = continual.read(source)
+    found = continual.results(one)
+    assert list(found.experiment) == [f"continual/as-acquired/{name}" for name in METHODS]
+    assert found.iloc[1].to_dict() == {"cohort": "tiny", "experiment": "continual/as-acquired/sequential", "system": "itl", "arm": "sequential",
+                                       "protocol": "continual", "shots": 3, "seed": 0, "order": "a>b>c", "site": "b", "case": "007",
+                                       "label": "lesion", "dice": 0.8}
+    (source / "tiny" / "continual" / "cases.csv").unlink()
+    assert continual.results(continual.read(source)[0]).empty
 
 
 def test_the_mean_matrix_is_by_position_whatever_the_order(source):

@@ -17,8 +17,9 @@ from pipelines.errors import DataError
 from pipelines.outputs import sha256
 from pipelines.systems import answers_of, create, params_model
 from pipelines.systems.ei_mor.adapters import LoRA, MoR, attach, tower, trainable
+from pipelines.systems.ei_mor.cases import ways_of
 from pipelines.systems.ei_mor.losses import total
-from pipelines.systems.ei_mor.network import FUSIONS, Early, Scores
+from pipelines.systems.ei_mor.network import FUSIONS, Early, Scores, Whitening
 from pipelines.systems.ei_mor.params import Params
 
 SIZES = VitConfig(stem="convolutions", size=32, patch=8, dim=24, depth=2, heads=3)
@@ -136,6 +137,32 @@ def test_the_loss_takes_one_softmax_everywhere():
     torch.testing.assert_close(total(scores, truth, gaps, 0.3, 0.1), expected)
 
 
+def test_an_image_is_seen_in_ways_that_all_images_of_a_case_share():
+    torch.manual_seed(5)
+    slices, mask = torch.randn(2, 32, 32), torch.zeros(2, 32, 32)
+    mask[:, 4:12, 6:20] = 1.0
+    ways = ways_of(slices, "sub-1", 8)
+    assert torch.equal(ways[0], slices) and torch.equal(ways[1], slices.flip(-2))
+    assert all(torch.equal(one, other) for one, other in zip(ways, ways_of(slices, "sub-1", 8), strict=True))
+    assert not torch.equal(ways[5], ways_of(slices, "sub-2", 8)[5])
+    for seen, where in zip(ways_of(slices + 9 * mask, "sub-1", 8), ways_of(mask, "sub-1", 8), strict=True):
+        assert seen[where > 0.99].mean() > 7, "what is bright in one image lies where the mask of the same case lies"
+        assert 0.7 * mask.sum() < where.sum() < 1.35 * mask.sum()
+
+
+def test_whitened_class_tokens_differ_alike_in_every_direction_that_is_not_noise():
+    torch.manual_seed(6)
+    tokens = 5 + torch.randn(400, 6) * torch.tensor([10.0, 3.0, 1.0, 1e-3, 1e-3, 1e-3]) @ torch.linalg.qr(torch.randn(6, 6))[0]
+    whitening = Whitening(6, 0.1)
+    assert torch.equal(whitening(tokens), tokens)
+    whitening.learn(tokens)
+    told = whitening(tokens)
+    torch.testing.assert_close(told.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    spread = torch.linalg.svdvals(told / 20)
+    torch.testing.assert_close(spread[:3], torch.tensor([10 / 11, 3 / 4, 1 / 2]), atol=0.05, rtol=0)
+    assert spread[3] < 2e-3
+
+
 def test_the_router_sees_scores_and_features_detached():
     torch.manual_seed(3)
     network = Early(small_vit(), ("MR", "PET"), 2, Params(hidden=16))
@@ -163,8 +190,8 @@ def test_an_absent_modality_has_no_part_in_router_or_interventions():
     torch.testing.assert_close(before.joint, after.joint)
 
 
-@pytest.mark.parametrize("changes", [{}, {"fusion": "late", "adapter": "lora"}, {"fusion": "mil"}, {"shuffled": True}, {"modalities": ["FLAIR"]}],
-                         ids=["early", "late", "mil", "shuffled", "unimodal"])
+@pytest.mark.parametrize("changes", [{}, {"fusion": "late", "adapter": "lora"}, {"fusion": "mil"}, {"shuffled": True}, {"modalities": ["FLAIR"]},
+                                     {"whiten": None, "views": 1}], ids=["early", "late", "mil", "shuffled", "unimodal", "as-written"])
 def test_every_arm_learns_and_reads_back(vit_folder, tmp_path, changes):
     system = fitted(vit_folder, **changes)
     new = [bright(number, None) for number in (20, 21)]

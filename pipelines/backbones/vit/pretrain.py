@@ -32,6 +32,8 @@ def pretrain(
     steps: Annotated[int, cyclopts.Parameter(help="length of the run; about 0.3 s each on one idle core, 0.8 s while they make slices anew")] = 3500,
     seed: int = 2026,
     heads: Annotated[int, cyclopts.Parameter(help="synthetic heads to cut slices from, 3 s each, made once")] = 60,
+    start: Annotated[Path | None, cyclopts.Parameter(help="folder of a transformer of this shape to begin from, not from random weights")] = None,
+    bright: Annotated[float, cyclopts.Parameter(help="weight of what the class token says of brightness")] = 1.0,
     cache: Annotated[Path | None, cyclopts.Parameter(help="folder for the heads, kept; default: the system's temporary folder")] = None,
 ) -> None:
     """Write weights.safetensors, config.json and metrics.json to OUT.
@@ -39,6 +41,7 @@ def pretrain(
     A killed run goes on where its last checkpoint was when started again with the same arguments, and ends with the same weights. Example:
 
         python -m pipelines.backbones.vit.pretrain --out models/vit
+        python -m pipelines.backbones.vit.pretrain --out models/vit --start models/vit --seed 2027 --bright 3 --steps 3000
     """
     if steps < 1 or heads < 1:
         raise UsageError(f"--steps is {steps} and --heads is {heads}; both must be at least 1")
@@ -49,11 +52,12 @@ def pretrain(
 
     with one_thread():
         cache = cache or Path(tempfile.gettempdir()) / "atlas-heads"
-        pretrain_on(label_volumes(heads, seed, cache, _say), Path(out), Recipe(seed=seed, heads=heads), VitConfig(), steps)
+        pretrain_on(label_volumes(heads, seed, cache, _say), Path(out), Recipe(seed=seed, heads=heads, bright=bright), VitConfig(), steps,
+                    start=start)
 
 
-def pretrain_on(volumes, out: Path, recipe: Recipe, config: VitConfig, steps: int) -> None:
-    """The run itself, on label volumes `(N, X, Y, Z)`: resume or start, train, write."""
+def pretrain_on(volumes, out: Path, recipe: Recipe, config: VitConfig, steps: int, *, start: Path | None = None) -> None:
+    """The run itself, on label volumes `(N, X, Y, Z)`: resume or start (`start`: from the weights there), train, write."""
     from pipelines.backbones.atlas.pretrain import anatomy_of
     from pipelines.backbones.vit.load import save_vit
     from pipelines.backbones.vit.training import coarser, identity, new_state, train
@@ -62,7 +66,10 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: VitConfig, steps: in
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.parent / f".{out.name}.lock"):
         partial.mkdir(exist_ok=True)
-        state, run_of = new_state(recipe, config), json.dumps(identity(recipe, config, steps), sort_keys=True)
+        state, begun = new_state(recipe, config), {}
+        if start:
+            begun = {"start": begin_at(state, start)}
+        run_of = json.dumps(identity(recipe, config, steps) | begun, sort_keys=True)
         resume(partial / CHECKPOINT, state, run_of)
         _say(f"step {state.step} of {steps}")
         saved = began = time.monotonic()
@@ -83,9 +90,21 @@ def pretrain_on(volumes, out: Path, recipe: Recipe, config: VitConfig, steps: in
         save_vit(out, state.network["vit"], config)
         curve = {str(done): [sum(part) / EVERY for part in zip(*state.losses[done - EVERY:done], strict=True)]
                  for done in range(EVERY, len(state.losses) + 1, EVERY)}
-        write_json(out / "metrics.json", {"steps": steps, "seed": recipe.seed, "heads": recipe.heads, "loss": curve,
-                                          "loss_is": ["labels of patches", "labels of parts, from the class token", "brightness of parts, from the class token"]})
+        write_json(out / "metrics.json", {"steps": steps, "seed": recipe.seed, "heads": recipe.heads, "bright": recipe.bright, **begun, "loss": curve,
+                                          "loss_is": ["labels of patches", "labels of parts, from the class token",
+                                                      "brightness of parts, from the class token"]})
         shutil.rmtree(partial)
+
+
+def begin_at(state: State, start: Path) -> str:
+    """Give a new run the weights in a folder. Returns their fingerprint. Raises `UsageError` where they are of another shape."""
+    from pipelines.backbones.vit.load import load_vit
+
+    before, own = load_vit(f"vit:{start}"), state.network["vit"]
+    if before.config != own.config:
+        raise UsageError(f"--start {start} has another shape ({before.config}); this run makes {own.config}")
+    own.load_state_dict(before.state_dict())
+    return before.fingerprint
 
 
 def keep(path: Path, state: State, run_of: str) -> None:

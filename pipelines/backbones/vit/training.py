@@ -1,9 +1,9 @@
 """How the small transformer is trained: on slices of synthetic heads alone, so that it ships with the project and nobody's images are in it.
 
-Three lessons in each step (ours). A patch token says what its patch is made of, as the labels of the slice are known; the class token says the same of
-the sixteen parts of the whole slice, so that it has to hold what there is and roughly where, in any contrast; and it says how bright each part is, its
-mean and extremes, so that it holds what stands out and where whether or not a label names it. (A contrast between class tokens of two images of one
-slice, as SimCLR has it for two views, was tried first: it stayed at chance for the 200 steps it was given, while the patches learned.)
+Three lessons in each step (ours). A patch token says what its patch is made of, as the labels of the slice are known; the class token says the same
+of the sixteen parts of the whole slice, so that it has to hold what there is and roughly where, in any contrast; and it says how bright each part is,
+its mean and extremes, so that it holds what stands out and where whether or not a label names it. (A contrast between class tokens of two images of
+one slice, as SimCLR has it for two views, was tried first: it stayed at chance for the 200 steps it was given, while the patches learned.)
 
 Slices come from `backbones.atlas`: label maps at twice its spacing, so that its slabs of 96 pixels hold a whole head and its lesions in
 pixels are scaled here to stay what they are in millimetres.

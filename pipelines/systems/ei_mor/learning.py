@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipelines.systems.ei_mor.cases import Group, batches
 from pipelines.systems.ei_mor.losses import total
-from pipelines.systems.ei_mor.network import Unimodal
+from pipelines.systems.ei_mor.network import Early, Unimodal
 from pipelines.systems.ei_mor.params import Params
 from pipelines.systems.reproducible import WARM_UP
 
@@ -39,9 +39,9 @@ def unimodal(network: Unimodal, groups: Sequence[Group], params: Params) -> dict
 
 
 def references(network: Unimodal, group: Group) -> dict[str, torch.Tensor]:
-    """Class tokens `(N, 2, dim)` of the frozen encoders, of the images as they are and mirrored."""
+    """Class tokens `(N, ways, dim)` of the frozen encoders, of the images in every way they are seen."""
     network.eval()
-    ways = [group.turned(torch.full((len(group),), way)) for way in (False, True)]
+    ways = [group.turned(way) for way in range(group.ways)]
     with torch.no_grad():
         return {name: torch.stack([torch.cat([network.encode(name, part)[0] for part in way.images[name].split(AT_ONCE)]) for way in ways], 1)
                 for name in group.images}
@@ -49,6 +49,8 @@ def references(network: Unimodal, group: Group) -> dict[str, torch.Tensor]:
 
 def jointly(network: Unimodal, groups: Sequence[Group], params: Params, gaps: dict[str, float]) -> None:
     """Train a fusion in place; where it wants references, the groups have them."""
+    if isinstance(network, Early):
+        network.look_at([group.references for group in groups])
     _descend(network, groups, params, params.joint_epochs,
              lambda group: total(network(group.images, group.references), group.truth, gaps, params.auxiliary, params.routing))
 
@@ -62,26 +64,18 @@ def _descend(network: nn.Module, groups: Sequence[Group], params: Params, epochs
     for _ in range(epochs):
         for index, rows in batches(groups, params.batch):
             optimiser.zero_grad(set_to_none=True)
-            loss_of(_turned(groups[index].part(rows), params)).backward()
+            group = groups[index].part(rows)
+            loss_of(group.turned(torch.randint(group.ways, (len(group),)))).backward()
             nn.utils.clip_grad_norm_(learning, 1.0)
             optimiser.step()
             schedule.step()
     network.eval()
 
 
-def _turned(group: Group, params: Params) -> Group:
-    """A batch with about half of its cases mirrored, all images of a case alike."""
-    return group.turned(torch.rand(len(group)) < (0.5 if params.mirror else 0.0))
-
-
-def as_it_is(group: Group) -> Group:
-    return group.turned(torch.zeros(len(group), dtype=torch.bool))
-
-
 def _gap(network: Unimodal, lessons: Sequence[Group], exam: Sequence[Group]) -> float:
     if not exam:
         return 1.0
     with torch.inference_mode():
-        learned, unseen = (torch.cat([functional.cross_entropy(network(as_it_is(group).images).joint, group.truth, reduction="none")
+        learned, unseen = (torch.cat([functional.cross_entropy(network(group.turned(0).images).joint, group.truth, reduction="none")
                                       for group in some]).mean().item() for some in (lessons, exam))
     return min(max(unseen / max(learned, 1e-3), 1.0), LARGEST_GAP)

@@ -1,14 +1,14 @@
 """The networks of EI + MoR and of what it is compared with, over one frozen transformer.
 
 The paper's (arXiv 2603.17514): unimodal encoders with MoR; `INT = MLP(LN(CLS_r))` of each reference modality appended to the target's tokens after
-the position embedding; a head a modality; a router that weighs the heads' scores, both detached for it. Ours: several slices of an image are averaged
-at the class token; the auxiliary score of a target is read from the mean of its patch tokens; and the comparisons, late fusion and gated-attention
-pooling, whose own layers are as large as the intervention networks.
+the position embedding; a head a modality; a router that weighs the heads' scores, both detached for it. Ours: class tokens are whitened before they
+become interventions; several slices of an image are averaged at the class token; the auxiliary score of a target is read from the mean of its patch
+tokens; and the comparisons, late fusion and gated-attention pooling, whose own layers are as large as the intervention networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,6 +62,26 @@ class Unimodal(nn.Module):
         return Scores(torch.stack(list(own.values())).mean(0), own, auxiliary)
 
 
+class Whitening(nn.Module):
+    """Class tokens as what tells one patient from another: centred, and every direction divided by its standard deviation over the patients learned
+    from and a share of the largest one, so that noise is not blown up. Left out, the token of one patient is nearly that of every other."""
+
+    def __init__(self, dim: int, floor: float):
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("matrix", torch.eye(dim))
+
+    def learn(self, tokens: torch.Tensor) -> None:
+        """From class tokens `(N, dim)`."""
+        self.mean = tokens.mean(0)
+        _, spread, axes = torch.linalg.svd((tokens - self.mean) / len(tokens) ** 0.5, full_matrices=False)
+        self.matrix = axes.T @ torch.diag(1 / (spread + self.floor * spread[0]).clamp_min(1e-6)) @ axes
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return (tokens - self.mean) @ self.matrix
+
+
 class Early(Unimodal):
     """Early intervention: every target is encoded with tokens that the references' class tokens were made into."""
 
@@ -70,10 +90,17 @@ class Early(Unimodal):
         self.interventions = nn.ModuleDict({f"{target}<-{reference}".replace(".", "_"): intervention(self.dim, params.hidden)
                                             for target in modalities for reference in modalities if target != reference})
         self.router = nn.Linear(len(modalities) * self.dim, len(modalities))
+        self.whitening = nn.ModuleDict() if params.whiten is None else nn.ModuleDict({name: Whitening(vit.dim, params.whiten) for name in modalities})
+
+    def look_at(self, references: Sequence[Images]) -> None:
+        """Learn how the class tokens `(N, ways, dim)` of the patients to learn from differ."""
+        for name, whitening in self.whitening.items():
+            if tokens := [some[name].flatten(0, 1) for some in references if name in some]:
+                whitening.learn(torch.cat(tokens))
 
     def forward(self, images: Images, references: Images | None = None) -> Scores:
         """`references`: class tokens `(B, dim)` of the frozen unimodal encoders. A modality that is not among `images` has no part in anything."""
-        seen = {}
+        seen, references = {}, {name: self.whitening[name](references[name]) if self.whitening else references[name] for name in images}
         for target, values in images.items():
             said = [self.interventions[f"{target}<-{name}".replace(".", "_")](references[name]) for name in images if name != target]
             seen[target] = self.encode(target, values, torch.stack(said, 1) if said else None)

@@ -24,12 +24,15 @@ class Params(Section):
     hidden: int = Field(384, ge=1, description="of the networks that make an intervention")
     auxiliary: float = Field(0.3, ge=0, description="weight of the auxiliary scores")
     routing: float = Field(0.1, ge=0, description="weight of what the router is taught")
-    epochs: int = Field(4, ge=1, description="of the unimodal models")
-    joint_epochs: int = Field(10, ge=1, description="of all together, after them")
+    whiten: float | None = Field(0.1, gt=0, description="class tokens are whitened before they become interventions, with this share of the largest "
+                                                        "standard deviation added to all; null: left as they are, as the paper has them")
+    epochs: int = Field(8, ge=1, description="of the unimodal models")
+    joint_epochs: int = Field(30, ge=1, description="of all together, after them")
     batch: int = Field(16, ge=2, description="cases a step")
     rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    mirror: bool = Field(True, description="half of the cases of a step are mirrored, left for right")
+    views: int = Field(8, ge=1, description="ways in which an image is learned from: as it is, mirrored left for right, then also turned, scaled and "
+                                           "moved; 1 where the answer depends on the side")
     held_out: float = Field(0.1, ge=0, lt=0.5, description="share of the cases kept from the unimodal models, to see how far they overfit")
 
     @model_validator(mode="after")

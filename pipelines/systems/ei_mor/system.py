@@ -43,7 +43,7 @@ class System:
 
         cases = [*support, *source]
         self._build(self._modalities(task, cases), len(task.outcomes))
-        groups = groups_of(cases, self.state["modalities"], task.outcomes, self.params.slices, self.vit)
+        groups = groups_of(cases, self.state["modalities"], task.outcomes, self.vit, slices=self.params.slices, ways=self.params.views)
         self.first, gaps = self._unimodal(task, groups, cases, seed)
         with reproducible(seed + SECOND_STAGE):
             self.fusion = self._fusion()
@@ -61,12 +61,12 @@ class System:
         from pipelines.systems.ei_mor.cases import groups_of
         from pipelines.systems.ei_mor.learning import references
 
-        (group,) = groups_of([case], self.state["modalities"], task.outcomes, self.params.slices, self.vit)
+        (group,) = groups_of([case], self.state["modalities"], task.outcomes, self.vit, slices=self.params.slices,
+                             ways=min(2, self.params.views))
         with torch.inference_mode():
             if self.params.fusion == "early":
                 group.references.update(self._of_another(case) if self.params.shuffled else references(self.first, group))
-            seen = [self.fusion(way.images, way.references).joint.softmax(1)
-                    for way in (group.turned(torch.tensor([turn])) for turn in ((False, True) if self.params.mirror else (False,)))]
+            seen = [self.fusion(way.images, way.references).joint.softmax(1) for way in map(group.turned, range(group.ways))]
         return torch.stack(seen).mean(0)[0].numpy().astype(np.float32)
 
     def save(self, folder: Path) -> None:
@@ -134,7 +134,7 @@ class System:
                 network.gaps = unimodal(network, groups, self.params)
             return network
 
-        settings = self.params.model_dump_json(exclude={"fusion", "shuffled", "joint_epochs", "routing"})
+        settings = self.params.model_dump_json(exclude={"fusion", "shuffled", "joint_epochs", "routing", "whiten"})
         key = (type(self).__module__, settings, self.state["vit"], tuple(self.state["modalities"]), task.outcomes, seed)
         network = SOURCE_MODELS.get(key, cases, train)
         return network.requires_grad_(False), network.gaps
