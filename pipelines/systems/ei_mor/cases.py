@@ -85,7 +85,7 @@ def embedded(case: Case, name: str, slices: int, vit: nn.Module, ways: int) -> t
     key = vit.fingerprint, case.id, hashlib.sha256(seen.numpy().tobytes()).hexdigest(), ways
     if key not in _kept:
         with torch.no_grad():
-            _kept[key] = torch.stack([vit.embed(way) for way in ways_of(seen, case.id, ways)])
+            _kept[key] = vit.embed(torch.cat(ways_of(seen, case.id, ways))).unflatten(0, (ways, slices))
         if len(_kept) > MOST_KEPT:
             _kept.popitem(last=False)
     return _kept[key]
