@@ -33,11 +33,11 @@ class Figure:
 def report(source: Path, out: Path, params_file: Path | None = None) -> None:
     """Write results.csv, classification.csv, continual.csv, metrics.json, plots/, figures/ and index.html into `out`."""
     answered = classification.collect_classified(source, [params for _, params in params_listed(params_file)])
-    cohorts = collect(source, params_file, needed=not answered)
+    protocols = continual.read(source)
+    cohorts = collect(source, params_file, needed=not answered and not protocols)
     metrics = all_metrics(cohorts)
     for one in answered:
         metrics[one.name] = {**metrics.get(one.name, {}), "classification": classification.classification_metrics(one)}
-    protocols = continual.read(source)
     for one in protocols:
         metrics[one.cohort] = {**metrics.get(one.cohort, {}), "continual": one.summary}
     curve, bins = charts.learning_curve_rows(cohorts, metrics), charts.reliability_rows(cohorts)
@@ -59,6 +59,8 @@ def report(source: Path, out: Path, params_file: Path | None = None) -> None:
     write_text(out / "index.html", render(cohorts, metrics, bins, figures, out / "figures", continual=sections, classified=told))
     for one in answered:
         print(f"{one.name}: {len(one.summaries)} experiments that answer whole cases reported", flush=True)
+    for one in protocols:
+        print(f"{one.cohort}: {len(one.summary['methods'])} ways to learn sites one after another reported", flush=True)
     for cohort in cohorts:
         print(f"{cohort.name}: {len(cohort.summaries)} experiments reported, {len(cohort.waiting)} not evaluated yet", flush=True)
 

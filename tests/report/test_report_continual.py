@@ -13,7 +13,7 @@ from pipelines.continual.measures import table as measured
 from pipelines.outputs import write_json
 from pipelines.params import load_params
 from pipelines.report import continual
-from pipelines.report.stage import draw_continual
+from pipelines.report.stage import draw_continual, report
 
 ORDERS = (("a", "b", "c"), ("b", "c", "a"))
 #: Method -> what each earlier site loses with every further site, and what the newest reaches.
@@ -100,3 +100,10 @@ def test_a_figure_and_a_section_for_every_scenario(source, tmp_path):
     assert [row["title"] for row in section["rows"] if row["headline"]] == ["Method itl"]
     assert re.fullmatch(r"0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]", section["rows"][1]["forgetting"].replace("\u00a0", " "))
     assert "a > b > c; b > c > a" in section["figure"].caption
+
+
+def test_a_cohort_of_which_nothing_else_is_there_is_reported(source, tmp_path, capsys):
+    report(source, tmp_path / "reports")
+    assert "tiny: 3 ways to learn sites one after another reported" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "reports" / "results.csv")) == len(METHODS)
+    assert "Method sequential" in (tmp_path / "reports" / "index.html").read_text()
