@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import pickle
-import shutil
-import subprocess
-import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,95 +14,32 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from tiny_checkpoints import FAMILIES, GRID, LENGTH, SPACING, TEXTS, build, tokenizer, volume
 from tiny_cohort import tiny_case, tiny_task
 from torch.nn import functional
 
-from pipelines.backbones import find_backbone, find_folder, load_backbone
-from pipelines.backbones.hub import checkpoint, huggingface
-from pipelines.backbones.hub.dense import BUDGET, STRIDE, TEXT, affordable, projection
+from pipelines.backbones import load_backbone
+from pipelines.backbones.hub import huggingface
+from pipelines.backbones.hub.dense import BUDGET, STRIDE, affordable, projection
 from pipelines.backbones.hub.pixels import WINDOW, Preprocessing, brightness, pixels
 from pipelines.backbones.precision import native_precision
 from pipelines.cli import run
 from pipelines.cohort import write_manifest
 from pipelines.embed.__main__ import app
-from pipelines.errors import DataError, UsageError
+from pipelines.errors import DataError
 from pipelines.outputs import sha256
 from pipelines.prompts.bank import PromptBank
 from pipelines.systems import create, params_model
 
 ROOT = Path(__file__).parents[2]
 HAS_GPU = torch.cuda.is_available()
-SPACING = (5.0, 1.5, 1.5)
-FAMILIES = ("clip", "siglip", "siglip2")
-#: Width 32, heads of 16: every level of it fits the budget whole. The native grid is 4 x 4 patches.
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
-GRID, LENGTH = 4, 12
-TEXTS = ["oedema on FLAIR", "normal brain", "T1"]
-WORDS = ["a", "brain", "flair", "image", "normal", "oedema", "on", "showing", "t1", "of", "core", "healthy", "outside"]
-
-
-def build(folder: Path, family: str, patch: int = STRIDE, seed: int = 0) -> Path:
-    """A checkpoint as the hub has them: weights, configuration, preprocessing, tokenizer."""
-    from transformers import CLIPConfig, CLIPModel, Siglip2Config, Siglip2Model, SiglipConfig, SiglipModel
-
-    torch.manual_seed(seed)
-    text = SIZES | {"vocab_size": 40, "max_position_embeddings": LENGTH, "bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0}
-    vision = SIZES | {"patch_size": patch}
-    size = {"num_patches": GRID**2} if family == "siglip2" else {"image_size": GRID * patch}
-    if family == "clip":
-        config, kind = CLIPConfig(text_config=text, vision_config=vision | size, projection_dim=24), CLIPModel
-    else:
-        config_class, kind = {"siglip": (SiglipConfig, SiglipModel), "siglip2": (Siglip2Config, Siglip2Model)}[family]
-        config = config_class(text_config=text, vision_config=vision | size)
-    model = kind(config)
-    for parameter in model.parameters():  # biases, norms and probes too, so that leaving one out shows
-        parameter.data += 0.05 * torch.randn_like(parameter)
-    model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({
-        "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "resample": 3,
-        "rescale_factor": 1 / 255, "size": {"height": GRID * patch, "width": GRID * patch}}))
-    return folder
-
-
-def tokenizer():
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<pad>", "<s>", "<unk>", "</s>"]
-    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate([*special, *WORDS])}, unk_token="<unk>"))
-    inner.normalizer, inner.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="</s>")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_the_cpu():
-    """Where the library's own numbers are computed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    return {family: build(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request, folders):
     torch.set_num_threads(1)
     return huggingface.load(str(folders[request.param]), torch.float32)
-
-
-@pytest.fixture
-def copy(folders, tmp_path) -> Path:
-    return Path(shutil.copytree(folders["siglip"], tmp_path / "model"))
-
-
-def volume(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def library_vision(backbone, image: torch.Tensor):
@@ -349,175 +281,6 @@ def test_wide_tokens_are_projected(folders, backbone):
     for number, matrix in zip(narrow.blocks, narrow._projections, strict=True):
         expected = np.einsum("nchw,ck->nkhw", whole[f"block{number}"].astype(np.float32), matrix.numpy())
         np.testing.assert_allclose(narrow.encode_image(volume(1, 32, 32), SPACING)[f"block{number}"], expected, atol=2e-2)
-
-
-def test_fingerprint_follows_weights_preprocessing_and_code(folders, copy, monkeypatch):
-    first = load_backbone(f"transformers:{folders['siglip']}").fingerprint
-    assert load_backbone(f"transformers:{copy}").fingerprint == first  # wherever it lies
-    (copy / "README.md").write_text("words")
-    seen = {first, huggingface.load(str(copy)).fingerprint}
-    assert seen == {first}
-    tensors = load_file(copy / "model.safetensors")
-    tensors["logit_scale"] += 0.5
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    seen.add(huggingface.load(str(copy)).fingerprint)
-    content = json.loads((copy / "preprocessor_config.json").read_text())
-    (copy / "preprocessor_config.json").write_text(json.dumps(content | {"image_mean": [0.5, 0.5, 0.5]}))
-    seen.add(huggingface.load(str(copy)).fingerprint)
-    monkeypatch.setattr(checkpoint, "CODE_VERSION", "other")
-    assert len(seen | {huggingface.load(str(copy)).fingerprint}) == 4
-
-
-def test_precision_is_part_of_the_fingerprint_and_can_be_asked_for(folders):
-    name = f"transformers:{folders['clip']}"
-    exact, rounded = (huggingface.load(str(folders["clip"]), precision) for precision in (torch.float32, torch.bfloat16))
-    assert exact.fingerprint != rounded.fingerprint
-    image = volume(1, 16, 16)
-    for wanted, other in ((exact, rounded), (rounded, exact)):
-        found = load_backbone(name, wanted.fingerprint)
-        assert found.fingerprint == wanted.fingerprint and found.precision == wanted.precision
-        np.testing.assert_array_equal(found.encode_image(image, SPACING)[TEXT], wanted.encode_image(image, SPACING)[TEXT])
-        assert (found.encode_image(image, SPACING)[TEXT] != other.encode_image(image, SPACING)[TEXT]).any()
-    assert load_backbone(name, "f" * 64).fingerprint == load_backbone(name).fingerprint  # which the caller refuses
-
-
-def test_weights_in_parts_and_the_newer_preprocessor_file(folders, copy):
-    from transformers import AutoModel
-
-    AutoModel.from_pretrained(copy).save_pretrained(copy, max_shard_size="20KB")
-    assert not (copy / "model.safetensors").is_file() or (copy / "model.safetensors").unlink() is None
-    content = json.loads((copy / "preprocessor_config.json").read_text())
-    (copy / "preprocessor_config.json").unlink()
-    (copy / "processor_config.json").write_text(json.dumps({"image_processor": content}))
-    assert len(checkpoint.weight_files(copy)) > 1
-    whole, parts = (huggingface.load(str(folder), torch.float32) for folder in (folders["siglip"], copy))
-    assert parts.preprocessing == whole.preprocessing
-    np.testing.assert_array_equal(parts.encode_image(volume(1, 16, 16), SPACING)[TEXT], whole.encode_image(volume(1, 16, 16), SPACING)[TEXT])
-    next(copy.glob("model-0*")).unlink()
-    with pytest.raises(DataError, match=r"does not exist though model\.safetensors\.index\.json lists it"):
-        huggingface.load(str(copy))
-
-
-@pytest.fixture
-def requests(monkeypatch, tmp_path):
-    """What the hub is asked for, which is here instead; the cache is empty and nothing forbids a download."""
-    asked = []
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_error(404)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        yield asked
-        server.shutdown()
-
-
-def test_a_missing_model_says_how_to_get_it(requests):
-    with pytest.raises(UsageError, match=r"'acme/clip' is no folder.*hf download acme/clip --local-dir models/clip.*transformers:models/clip"):
-        load_backbone("transformers:acme/clip")
-    for where in ("models/clip", "no such/place/at all", ""):
-        with pytest.raises(UsageError, match="hf download <owner/name> --local-dir models/"):
-            load_backbone(f"transformers:{where}")
-    for where, words in (("models/MedSigLIP", r"accept its terms.*hf download google/medsiglip-448 --local-dir models/MedSigLIP, then"),
-                         ("models/pubmed-clip", r"hf download flaviagiammarino/pubmed-clip-vit-base-patch32 --local-dir models/pubmed-clip, then")):
-        with pytest.raises(UsageError, match=words):
-            load_backbone(f"transformers:{where}")
-    assert requests == []
-
-
-def test_a_load_asks_nobody(folders, requests):
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-
-    for folder in folders.values():
-        load_backbone(f"transformers:{folder}").encode_text(TEXTS)
-    assert requests == []
-    with pytest.raises((LocalEntryNotFoundError, RepositoryNotFoundError)):
-        snapshot_download("acme/clip")
-    assert any("acme/clip" in path for path in requests)  # so a request would have been noticed
-
-
-def test_a_hub_id_is_found_in_the_local_cache(folders, monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    entry = tmp_path / "models--acme--clip"
-    (entry / "refs").mkdir(parents=True)
-    (entry / "refs" / "main").write_text("abc")
-    shutil.copytree(folders["clip"], entry / "snapshots" / "abc")
-    found = load_backbone("transformers:acme/clip")
-    assert found.fingerprint == huggingface.load(str(folders["clip"])).fingerprint
-    assert find_folder("transformers:acme/clip") == entry / "snapshots" / "abc"
-    assert find_folder("transformers:acme/other") is None and find_folder(f"atlas:{tmp_path / 'none'}") is None
-    monkeypatch.setenv("SEMIFLOW_BACKBONE", "acme/clip")  # a logged model finds it there too, and its precision with it
-    rounded = huggingface.load(str(folders["clip"]), torch.bfloat16)
-    for place in ("transformers:acme/clip", "transformers:models/gone"):
-        assert find_backbone(place, rounded.fingerprint).precision == torch.bfloat16
-    monkeypatch.delenv("SEMIFLOW_BACKBONE")
-    assert find_backbone("transformers:acme/clip", found.fingerprint).fingerprint == found.fingerprint
-    with pytest.raises(UsageError, match="is not at acme/other; set SEMIFLOW_BACKBONE"):
-        find_backbone("transformers:acme/other", found.fingerprint)
-
-
-def test_a_pickle_is_refused_with_the_command_that_converts_it(copy):
-    first = huggingface.load(str(copy)).encode_text(TEXTS)
-    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="is a pickle, which can run code") as refusal:
-        huggingface.load(str(copy))
-    command = str(refusal.value).partition("convert it once: python ")[2]
-    subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
-    np.testing.assert_array_equal(huggingface.load(str(copy)).encode_text(TEXTS), first)
-
-
-def test_half_a_model_is_not_filled_with_random_numbers(copy):
-    tensors = {name: tensor for name, tensor in load_file(copy / "model.safetensors").items() if not name.startswith("text_model")}
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match=r"lacks \d+ of the model's tensors \(first: text_model"):
-        huggingface.load(str(copy))
-
-
-def test_damaged_and_foreign_folders_are_refused(copy, tmp_path):
-    config = json.loads((copy / "config.json").read_text())
-
-    def refused(kind: type[Exception], words: str) -> None:
-        with pytest.raises(kind, match=words) as refusal:
-            huggingface.load(str(copy))
-        assert "\n" not in str(refusal.value)
-
-    def write(**changes: object) -> None:
-        (copy / "config.json").write_text(json.dumps(config | changes))
-
-    write(model_type="blip")
-    refused(UsageError, "type 'blip'; 'transformers:' knows clip, siglip, siglip2")
-    write(vision_config=config["vision_config"] | {"hidden_size": 64})
-    refused(DataError, "do not fit config.json")
-    write(vision_config=config["vision_config"] | {"hidden_size": "wide"})
-    refused(DataError, "do not fit config.json")
-    write(vision_config=config["vision_config"] | {"vision_use_head": False})
-    refused(DataError, "has no pooling head")
-    write()
-    weights = (copy / "model.safetensors").read_bytes()
-    (copy / "model.safetensors").write_bytes(weights[:-100])
-    refused(DataError, "weights are damaged")
-    (copy / "model.safetensors").unlink()
-    refused(DataError, r"model\.safetensors does not exist; fetch the model again")
-    (copy / "model.safetensors").write_bytes(weights)
-    (copy / "tokenizer.json").unlink()
-    refused(DataError, "tokenizer of .* is missing or damaged")
-    (copy / "preprocessor_config.json").unlink()
-    refused(DataError, r"preprocessor_config\.json does not exist")
-    (copy / "config.json").write_text("{")
-    refused(DataError, r"config\.json cannot be read")
-
 
 @pytest.fixture
 def resampled(folders, tmp_path) -> Path:
