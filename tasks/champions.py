@@ -10,7 +10,6 @@ replaced by one rename. So whatever is killed when, the champion is a complete m
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -21,22 +20,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prefect.runtime import flow_run
-
 from pipelines.errors import DataError
 from pipelines.outputs import locked, staged_folder, write_json
-from pipelines.sites.folders import Folders
 from pipelines.sites.lesson import CARD
 from tasks.environment import PROJECT, tracking_uri
 from tasks.site import Workspace
+from tasks.verdicts import MODEL_TAG, VERDICT_TAG, digest_of, run_of
 
 MODEL = "semiflow-site-"
 MLFLOW_EXPERIMENT = "semiflow-sites"
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-#: Of runs and model versions: what they hold, so that the same verdict is never recorded twice.
+#: Of a model version: what it is, as hex.
 CONTENT_TAG = "semiflow.content"
-VERDICT_TAG = "semiflow.verdict"
-MODEL_TAG = "model"
 ROLLED_BACK_TAG = "semiflow.rolled_back"
 #: Of a registered model: when the site had its first champion.
 SINCE_TAG = "semiflow.since"
@@ -203,12 +198,8 @@ def promote(site: str, challenger: Path, verdict: Mapping, project: Path = PROJE
 def _recorded(client, site: str, verdict: Mapping) -> Champion | None:
     """The version that was registered with this very verdict."""
     known = [version for version in client.search_model_versions(f"name = '{model_name(site)}'")
-             if version.tags.get(VERDICT_TAG) == _digest(verdict)]
+             if version.tags.get(VERDICT_TAG) == digest_of(verdict)]
     return _champion(site, max(known, key=lambda version: int(version.version))) if known else None
-
-
-def _digest(verdict: Mapping) -> str:
-    return hashlib.sha256(json.dumps(verdict, sort_keys=True).encode()).hexdigest()
 
 
 def _record(client, site: str, challenger: Path, verdict: Mapping, *, project: Path, tables: Mapping[str, str]) -> Champion:
@@ -220,64 +211,13 @@ def _record(client, site: str, challenger: Path, verdict: Mapping, *, project: P
 
     from tasks.record import experiment_id
 
-    name, content, experiment = model_name(site), str(verdict["challenger"]), experiment_id(MLFLOW_EXPERIMENT, tracking_uri(project))
-    _close_unfinished(client, experiment, site)
-    finished = f"attributes.status = 'FINISHED' AND tags.`{VERDICT_TAG}` = '{_digest(verdict)}'"
-    done = client.search_runs([experiment], finished, max_results=1)  # of a process that was killed before it could register the model
-    run_id = done[0].info.run_id if done else _run(experiment, site, challenger, verdict, tables=tables)
+    name, content = model_name(site), str(verdict["challenger"])
+    run_id = run_of(client, experiment_id(MLFLOW_EXPERIMENT, tracking_uri(project)), site, challenger, verdict, tables=tables)
     with contextlib.suppress(mlflow.exceptions.MlflowException):  # it is there
         client.create_registered_model(name, tags={"site": site})
     version = mlflow.register_model(client.get_run(run_id).data.tags[MODEL_TAG], name, tags={
-        CONTENT_TAG: content, VERDICT_TAG: _digest(verdict), "site": site, "semiflow.decision": str(verdict["decision"])})
+        CONTENT_TAG: content, VERDICT_TAG: digest_of(verdict), "site": site, "semiflow.decision": str(verdict["decision"])})
     return Champion(site, name, int(version.version), f"models:/{name}/{version.version}", run_id, content)
-
-
-def _run(experiment: str, site: str, challenger: Path, verdict: Mapping, *, tables: Mapping[str, str]) -> str:
-    """Log a run with everything about a verdict, the model last. Returns the run's id."""
-    import mlflow
-
-    from tasks.registry import log_packed, packed
-
-    card = json.loads((challenger / "fit" / CARD).read_text())
-    tags = {"site": site, "decision": verdict["decision"], VERDICT_TAG: _digest(verdict), "flow_run_id": flow_run.id or "",
-            "mlflow.source.name": "flows/adapt_site.py", "mlflow.note.content": "\n\n".join([f"**{verdict['decision']}**", *verdict["reasons"]])}
-    with mlflow.start_run(experiment_id=experiment, run_name=f"{site} {verdict['decision']}", tags=tags) as run:
-        _describe(challenger, verdict, tables)
-        with packed(challenger / "fit", challenger / "text", challenger / "text", card["backbone"]) as parts:
-            mlflow.set_tag(MODEL_TAG, log_packed(parts).model_uri)
-    return run.info.run_id
-
-
-def _rival(verdict: Mapping) -> str:
-    return f"{verdict['champion']['model']} {verdict['champion']['version']}"
-
-
-def _close_unfinished(client, experiment: str, site: str) -> None:
-    """Mark what a killed run of this site left open as failed (no other run of the site is at work)."""
-    for run in client.search_runs([experiment], f"attributes.status = 'RUNNING' AND tags.site = '{site}'"):
-        client.set_tag(run.info.run_id, "mlflow.note.content", "The run was stopped before it was whole; a later one has it all.")
-        client.set_terminated(run.info.run_id, status="FAILED")
-
-
-def _describe(challenger: Path, verdict: Mapping, tables: Mapping[str, str]) -> None:
-    """Params, numbers and verdict of the active run."""
-    import mlflow
-
-    from tasks.reported import leaves, metric_name
-
-    fit = json.loads((challenger / "fit" / "fit.json").read_text())
-    kept = {key: fit[key] for key in ("system", "params", "protocol", "shots", "seed", "calibration_from", "modalities")}
-    mlflow.log_params({metric_name(".".join(keys)): str(value)[:500] for keys, value in leaves(kept)}
-                      | {"judged_against": _rival(verdict), "source_cases": len(fit["split"]["source"])})
-    numbers = {metric_name("/".join(keys)): float(value) for keys, value in leaves(verdict["numbers"])
-               if isinstance(value, (int, float)) and not isinstance(value, bool)}
-    mlflow.log_metrics(numbers | {"train_seconds": fit["train_seconds"], "temperature": fit["temperature"]})
-    mlflow.log_dict(dict(verdict), "verdict.json")
-    for name, text in tables.items():
-        mlflow.log_text(text, name)
-    picture = Folders(challenger.parent).picture
-    if picture.is_file():
-        mlflow.log_artifact(str(picture))
 
 
 def rollback(site: str, project: Path = PROJECT, *, reason: str) -> Champion:
